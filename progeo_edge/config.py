@@ -1,0 +1,270 @@
+"""Every setting of the runtime, typed and strict; the same dotted names in Python, YAML and ROS parameters.
+
+The reasons for the defaults are in docs/pipeline.md. `progeo-run --help` and `docs/config.md` list them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from progeo_edge.errors import ConfigError
+
+Profile = Literal["conservative", "balanced", "recall"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+class KeyframeConfig(_Section):
+    """When a frame becomes a keyframe."""
+
+    min_translation_m: float = Field(0.5, ge=0, description="with odometry: distance to the last keyframe")
+    min_rotation_deg: float = Field(15.0, ge=0, description="with odometry: rotation to the last keyframe")
+    max_interval_s: float = Field(
+        2.0, gt=0, description="with odometry: time after which a moving robot keeps one anyway"
+    )
+    min_interval_s: float = Field(1.0, ge=0, description="without odometry: time to the last keyframe")
+    max_similarity: float = Field(
+        0.95, ge=-1, le=1, description="without odometry: cosine to the last keyframe under which one is kept at once"
+    )
+    every_frame: bool = Field(False, description="keep every frame; for sources that hold keyframes already")
+
+
+class RecognisableConfig(_Section):
+    """Images that cannot be told from others of their kind are refused."""
+
+    min_contrast: float = Field(6.0, ge=0, description="standard deviation of the grey image, 0 to 127")
+    min_keypoints: int = Field(60, ge=0, description="keypoints outside the static-pixel mask")
+
+
+class ExclusionConfig(_Section):
+    """The recent past, which is not a revisit."""
+
+    time_s: float = Field(30.0, ge=0, description="a reference must be at least this old")
+    distance_m: float = Field(10.0, ge=0, description="with odometry: and this far back along the path")
+    keyframes: int = Field(30, ge=0, description="without odometry: and this many keyframes back")
+
+
+class SearchConfig(_Section):
+    """Retrieval of candidates."""
+
+    top_k: int = Field(20, ge=1, le=1000, description="candidates per query")
+    rerank: bool = Field(True, description="order the candidates by cosine and appearance grid together")
+    rerank_weight: float = Field(0.2, ge=0, le=1, description="weight of the appearance grid in that sum")
+    hnsw_above: int = Field(20_000, ge=0, description="keyframes above which HNSW replaces exact search")
+    hnsw_m: int = Field(16, ge=2, le=128, description="HNSW: neighbours per node")
+    hnsw_ef_construction: int = Field(200, ge=8, description="HNSW: breadth of the search at insertion")
+    hnsw_ef: int = Field(80, ge=1, description="HNSW: breadth of the search at query time")
+
+
+class GateConfig(_Section):
+    """Which candidates are worth a verification."""
+
+    min_similarity: float = Field(0.0, ge=-1, le=1, description="cosine; depends on the model, 0 leaves it to geometry")
+    nms_radius_keyframes: int = Field(2, ge=0, description="one candidate per neighbourhood of this many keyframes")
+
+
+class SequenceConfig(_Section):
+    """k-of-n: the last keyframes must point to the same place, along the place graph."""
+
+    enabled: bool = True
+    window: int = Field(5, ge=1, le=50, description="n: keyframes looked at, the query included")
+    required: int = Field(3, ge=1, le=50, description="k: keyframes that must agree, the query included")
+    max_step: int = Field(3, ge=1, description="neighbours along the place graph that one keyframe may advance")
+    strong_inliers: int = Field(
+        60, ge=0, description="a verification with at least this many inliers needs no sequence; 0 switches that off"
+    )
+
+
+class VerificationConfig(_Section):
+    """The geometric test."""
+
+    enabled: bool = True
+    detector: Literal["orb", "sift"] = "orb"
+    max_features: int = Field(1500, ge=50, le=20_000)
+    working_size_px: int = Field(
+        640, ge=64, le=8192, description="longer side of the image that keypoints are found in"
+    )
+    ratio: float = Field(0.8, gt=0, le=1, description="Lowe's ratio of nearest to second nearest")
+    cross_check: bool = True
+    max_error_px: float = Field(3.0, gt=0, description="inlier distance in pixels of the working image")
+    confidence: float = Field(0.999, gt=0, lt=1)
+    max_iterations: int = Field(1000, ge=10)
+    min_matches: int = Field(30, ge=5)
+    min_inliers: int = Field(30, ge=5)
+    min_inlier_ratio: float = Field(0.30, ge=0, le=1)
+    min_coverage: float = Field(0.10, ge=0, le=1)
+    max_reprojection_rmse_px: float = Field(3.0, gt=0, description="in pixels of the working image")
+    min_parallax_deg: float = Field(1.0, ge=0, description="less median parallax gives ROTATION_ONLY")
+    max_translation_m: float = Field(10.0, gt=0, description="METRIC: longest distance between two views of a place")
+    prior_radius_m: float = Field(
+        2.0, gt=0, description="UP_TO_SCALE: standard deviation stated for the unknown distance"
+    )
+    both_directions_m: float = Field(0.3, gt=0, description="PnP in both directions must agree within this distance")
+    both_directions_deg: float = Field(5.0, gt=0, description="and this angle")
+    covariance_inflation: float = Field(
+        10.0, ge=1, description="RANSAC picks its inliers, so the Hessian is over-confident"
+    )
+    covariance_floor_m: float = Field(0.05, gt=0)
+    covariance_floor_deg: float = Field(0.5, gt=0)
+    static_mask: bool = Field(True, description="leave out pixels that never change over the run")
+    static_mask_std: float = Field(14.0, ge=0, description="grey levels; below it a pixel counts as static")
+    static_mask_frames: int = Field(60, ge=10, description="keyframes seen before the mask is used")
+    seed: int = Field(0, ge=0)
+
+
+class OdometryConfig(_Section):
+    """The drift model against which closures are tested."""
+
+    enabled: bool = True
+    drift_m_per_m: float = Field(0.02, gt=0, description="standard deviation of translation per metre travelled")
+    drift_deg_per_m: float = Field(0.1, gt=0, description="standard deviation of rotation per metre travelled")
+    floor_m: float = Field(0.1, gt=0)
+    floor_deg: float = Field(1.0, gt=0)
+    max_mahalanobis2: float = Field(22.46, gt=0, description="chi-square, 6 degrees of freedom, 0.999")
+    max_gravity_deg: float = Field(3.0, gt=0, description="roll and pitch that odometry and closure may disagree by")
+    gravity_aligned: bool = Field(False, description="odometry's z axis is known to be vertical (IMU)")
+
+
+class BudgetConfig(_Section):
+    """What one query may cost."""
+
+    max_verifications: int = Field(3, ge=1)
+    deadline_ms: float = Field(
+        150.0, gt=0, description="no verification is started after this time; 0.1 s class robots"
+    )
+
+
+class StoreConfig(_Section):
+    """What the map keeps."""
+
+    descriptor_dtype: Literal["float16", "float32"] = "float16"
+    features: bool = Field(True, description="keep local features, so that later runs can verify against this map")
+    thumbnails: bool = True
+    thumbnail_width_px: int = Field(320, ge=16, le=4096)
+
+
+class Config(_Section):
+    """All settings of a `LoopDetector`."""
+
+    profile: Profile = "conservative"
+    keyframe: KeyframeConfig = KeyframeConfig()
+    recognisable: RecognisableConfig = RecognisableConfig()
+    exclusion: ExclusionConfig = ExclusionConfig()
+    search: SearchConfig = SearchConfig()
+    gate: GateConfig = GateConfig()
+    sequence: SequenceConfig = SequenceConfig()
+    verification: VerificationConfig = VerificationConfig()
+    odometry: OdometryConfig = OdometryConfig()
+    budget: BudgetConfig = BudgetConfig()
+    store: StoreConfig = StoreConfig()
+
+
+PROFILES: dict[str, dict[str, Any]] = {
+    "conservative": {},
+    "balanced": {
+        "sequence": {"strong_inliers": 30},
+        "verification": {"min_inliers": 20, "min_matches": 20, "min_coverage": 0.05},
+    },
+    "recall": {"sequence": {"enabled": False}, "verification": {"enabled": False}},
+}
+"""What each profile changes against the defaults. Anything set by the user wins."""
+
+
+def load_config(path: Path | None = None, *, profile: str | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Profile, then the YAML file, then `a.b=c` overrides, later ones winning.
+
+    Args:
+        path: YAML file with sections as in `Config`; None for the defaults.
+        profile: Name in `PROFILES`; None takes the file's `profile`, else "conservative".
+        overrides: Dotted assignments such as "search.top_k=10".
+
+    Raises:
+        ConfigError: unreadable file, unknown key (with the nearest known one), wrong type or range.
+    """
+    from_file = _read_yaml(path) if path is not None else {}
+    from_overrides: dict[str, Any] = {}
+    for item in overrides:
+        _set_dotted(from_overrides, item)
+    name = from_overrides.get("profile") or profile or from_file.get("profile") or "conservative"
+    if not isinstance(name, str) or name not in PROFILES:
+        raise ConfigError(f"profile {name!r} is unknown; choose one of {', '.join(PROFILES)}")
+    merged = _merge(_merge(PROFILES[name], from_file), from_overrides)
+    return config_from_dict({**merged, "profile": name})
+
+
+def config_from_dict(values: Mapping[str, Any]) -> Config:
+    """Validate plain values, as `Config.model_dump()` gives them.
+
+    Raises:
+        ConfigError: one line per bad key.
+    """
+    try:
+        return Config.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(item) for item in error.errors())) from None
+
+
+def config_to_yaml(config: Config) -> str:
+    """The effective config as YAML, in the order of the classes."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def known_keys() -> list[str]:
+    """Every dotted name, for messages and documentation."""
+    keys = ["profile"]
+    for section, value in Config():
+        if isinstance(value, BaseModel):
+            keys += [f"{section}.{name}" for name in type(value).model_fields]
+    return keys
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"config file {path} cannot be read: {error}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"config file {path} holds a {type(values).__name__}; expected sections such as 'search:'")
+    return values
+
+
+def _set_dotted(target: dict[str, Any], assignment: str) -> None:
+    key, separator, text = assignment.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(f"--set {assignment!r} is no assignment; write it as section.name=value")
+    *sections, name = key.strip().split(".")
+    for section in sections:
+        target = target.setdefault(section, {})
+        if not isinstance(target, dict):
+            raise ConfigError(f"--set {assignment!r}: {section} is a value, not a section")
+    try:
+        target[name] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {assignment!r}: the value cannot be read: {error}") from error
+
+
+def _merge(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in extra.items():
+        old = result.get(key)
+        result[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+def _explain(error: Any) -> str:
+    dotted = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(dotted, known_keys(), n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else "docs/config.md lists the settings"
+        return f"setting {dotted!r} is unknown; {hint}"
+    return f"setting {dotted} = {error['input']!r}: {error['msg']}"
