@@ -1,0 +1,1 @@
+"""Commands: each parses its arguments, wires the library together and prints; nothing is decided here."""
