@@ -28,11 +28,12 @@ class KeyframeConfig(_Section):
     min_translation_m: float = Field(0.5, ge=0, description="with odometry: distance to the last keyframe")
     min_rotation_deg: float = Field(15.0, ge=0, description="with odometry: rotation to the last keyframe")
     max_interval_s: float = Field(
-        2.0, gt=0, description="with odometry: time after which a moving robot keeps one anyway"
+        2.0, gt=0, description="with odometry: time after which a creeping robot keeps one too"
     )
+    creep_m: float = Field(0.05, ge=0, description="with odometry: less motion than this is standing still")
     min_interval_s: float = Field(1.0, ge=0, description="without odometry: time to the last keyframe")
     max_similarity: float = Field(
-        0.95, ge=-1, le=1, description="without odometry: cosine to the last keyframe under which one is kept at once"
+        0.95, ge=-1, le=1, description="without odometry: a higher cosine to the last keyframe is standing still"
     )
     every_frame: bool = Field(False, description="keep every frame; for sources that hold keyframes already")
 
@@ -78,6 +79,7 @@ class SequenceConfig(_Section):
     window: int = Field(5, ge=1, le=50, description="n: keyframes looked at, the query included")
     required: int = Field(3, ge=1, le=50, description="k: keyframes that must agree, the query included")
     max_step: int = Field(3, ge=1, description="neighbours along the place graph that one keyframe may advance")
+    history_top_k: int = Field(3, ge=1, description="best candidates of each earlier keyframe that may agree")
     strong_inliers: int = Field(
         60, ge=0, description="a verification with at least this many inliers needs no sequence; 0 switches that off"
     )
@@ -128,7 +130,10 @@ class OdometryConfig(_Section):
     drift_deg_per_m: float = Field(0.1, gt=0, description="standard deviation of rotation per metre travelled")
     floor_m: float = Field(0.1, gt=0)
     floor_deg: float = Field(1.0, gt=0)
-    max_mahalanobis2: float = Field(22.46, gt=0, description="chi-square, 6 degrees of freedom, 0.999")
+    max_mahalanobis2: float = Field(22.46, gt=0, description="METRIC closures: chi-square, 6 degrees of freedom, 0.999")
+    max_mahalanobis2_rotation: float = Field(
+        16.27, gt=0, description="closures without metres: chi-square of the rotation, 3 degrees of freedom, 0.999"
+    )
     max_gravity_deg: float = Field(3.0, gt=0, description="roll and pitch that odometry and closure may disagree by")
     gravity_aligned: bool = Field(False, description="odometry's z axis is known to be vertical (IMU)")
 
