@@ -206,6 +206,8 @@ class Candidate:
             re-ranking.
         probability: Calibrated probability of being the same place; None without calibration.
         verification: Present when the geometry was tried.
+        odom_mahalanobis: Distance to the odometry's prediction (6 degrees of freedom when METRIC, else the rotation's
+            3); None without odometry or pose.
     """
 
     reference_id: int
@@ -214,6 +216,7 @@ class Candidate:
     rerank_score: float | None = None
     probability: float | None = None
     verification: Verification | None = None
+    odom_mahalanobis: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -226,7 +229,7 @@ class LoopClosure:
         similarity: Cosine of the descriptors.
         probability: Calibrated probability; None without calibration.
         verification: None only when the profile does not verify (recall).
-        odom_mahalanobis: Distance to the odometry's prediction (6 degrees of freedom); None without odometry.
+        odom_mahalanobis: As in `Candidate`.
     """
 
     query_id: int

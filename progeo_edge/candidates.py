@@ -1,0 +1,120 @@
+"""From a query's descriptor to a short list of candidates: search, re-rank, similarity gate, suppression."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from progeo_edge.config import Config
+from progeo_edge.exclusion import RecentKeyframes
+from progeo_edge.index import PlaceIndex
+from progeo_edge.map_store import MapStore
+from progeo_edge.odometry import PathLength
+from progeo_edge.reranking import appearance_similarity, rerank_scores
+from progeo_edge.timing import StageTimer
+from progeo_edge.types import Candidate, Keyframe, Status
+
+
+class CandidateSearch:
+    """Holds the searchable part of a map, and the recent past that is not searchable yet."""
+
+    def __init__(self, map_store: MapStore, config: Config, path: PathLength, *, current_session: int | None) -> None:
+        self._map_store = map_store
+        self._config = config
+        self._path = path
+        self._recent = RecentKeyframes(config.exclusion)
+        self._index = PlaceIndex(map_store.spec.dimension, config.search)
+        self._sessions: dict[int, int] = {}
+        self._load(current_session)
+
+    def __len__(self) -> int:
+        """Keyframes that can be found now."""
+        return len(self._index)
+
+    @property
+    def index(self) -> PlaceIndex:
+        """The index, for self-checks and caching."""
+        return self._index
+
+    def propose(self, query: Keyframe, timer: StageTimer, *, everywhere: bool = False) -> list[Candidate]:
+        """Candidates best first, each either still NOT_VERIFIED or with the reason why it goes no further.
+
+        Args:
+            query: Descriptor, stamp, pose and appearance grid of the keyframe asked about.
+            timer: Stages "search" and "rerank" are added.
+            everywhere: Search the recent past too (relocalisation).
+        """
+        with timer.stage("search"):
+            if not everywhere:
+                self._release(query)
+            candidates = self._nearest(query, include_recent=everywhere)
+        with timer.stage("rerank"):
+            candidates = self._rerank(query, candidates)
+        return self._suppress(self._gate(candidates))
+
+    def remember(self, keyframe: Keyframe) -> None:
+        """The keyframe is in the map; it becomes searchable when it is old enough."""
+        self._sessions[keyframe.id] = keyframe.session
+        self._recent.push(keyframe.id, keyframe.descriptor, keyframe.stamp_ns, self._path.at(keyframe.id))
+
+    def _load(self, current_session: int | None) -> None:
+        """Earlier sessions are searchable at once; a resumed one goes through the exclusion window again."""
+        ids, descriptors = self._map_store.descriptors()
+        infos = {info.id: info for info in self._map_store.infos()}
+        self._sessions = {info.id: info.session for info in infos.values()}
+        resumed = np.array([self._sessions[int(i)] == current_session for i in ids], dtype=bool)
+        if len(ids) > resumed.sum():
+            self._index.add(ids[~resumed], descriptors[~resumed])
+        for keyframe_id, descriptor in zip(ids[resumed].tolist(), descriptors[resumed], strict=True):
+            self._recent.push(keyframe_id, descriptor, infos[keyframe_id].stamp_ns, self._path.at(keyframe_id))
+
+    def _release(self, query: Keyframe) -> None:
+        released = self._recent.release(query.stamp_ns, self._path.to(query.T_odom_base))
+        if released:
+            ids, descriptors = zip(*released, strict=True)
+            self._index.add(np.array(ids, dtype=np.int64), np.stack(descriptors))
+
+    def _nearest(self, query: Keyframe, *, include_recent: bool) -> list[Candidate]:
+        top_k = self._config.search.top_k
+        ids, similarities = self._index.search(query.descriptor, top_k)
+        candidates = [Candidate(int(i), float(s)) for i, s in zip(ids, similarities, strict=True)]
+        if include_recent:
+            candidates += [Candidate(i, float(descriptor @ query.descriptor)) for i, descriptor in self._recent]
+            candidates.sort(key=lambda candidate: (-candidate.similarity, candidate.reference_id))
+        return candidates[:top_k]
+
+    def _rerank(self, query: Keyframe, candidates: list[Candidate]) -> list[Candidate]:
+        if query.appearance is None or not candidates:
+            return candidates
+        appearances = self._map_store.appearances([c.reference_id for c in candidates])
+        if appearances is None:
+            return candidates
+        similarities = np.array([c.similarity for c in candidates], dtype=np.float32)
+        alike = appearance_similarity(query.appearance, appearances)
+        scores = rerank_scores(similarities, alike, self._config.search.rerank_weight)
+        scored = [replace(c, rerank_score=float(s)) for c, s in zip(candidates, scores, strict=True)]
+        order = np.argsort(-scores, kind="stable")
+        return [scored[i] for i in order]
+
+    def _gate(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        floor = self._config.gate.min_similarity
+        return [c if c.similarity >= floor else replace(c, status=Status.LOW_SIMILARITY) for c in candidates]
+
+    def _suppress(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Non-maximum suppression: the best candidate speaks for its neighbours in the same session."""
+        radius = self._config.gate.nms_radius_keyframes
+        kept: list[int] = []
+        result = []
+        for candidate in candidates:
+            if candidate.status is Status.NOT_VERIFIED:
+                if any(self._are_neighbours(candidate.reference_id, other, radius) for other in kept):
+                    candidate = replace(candidate, status=Status.SUPPRESSED)
+                else:
+                    kept.append(candidate.reference_id)
+            result.append(candidate)
+        return result
+
+    def _are_neighbours(self, a: int, b: int, radius: int) -> bool:
+        return abs(a - b) <= radius and self._sessions[a] == self._sessions[b]

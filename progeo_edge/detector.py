@@ -1,0 +1,300 @@
+"""LoopDetector: one frame in, one Update out. The algorithm of the runtime, readable from top to bottom."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from progeo_edge.candidates import CandidateSearch
+from progeo_edge.config import Config, config_to_yaml
+from progeo_edge.encoders import Encoder
+from progeo_edge.errors import InputError, MapError
+from progeo_edge.geometry import Camera, check_transform
+from progeo_edge.judge import Judge, Query
+from progeo_edge.keyframe_gate import KeyframeGate
+from progeo_edge.map_store import MapStore
+from progeo_edge.odometry import PathLength
+from progeo_edge.reranking import describe_appearance
+from progeo_edge.timing import StageTimer
+from progeo_edge.types import (
+    Candidate,
+    Frame,
+    Image,
+    Keyframe,
+    LocalFeatures,
+    LoopClosure,
+    Status,
+    Update,
+)
+from progeo_edge.verification import FeatureExtractor, StaticPixelMask
+
+RELOCALISATION_QUERY_ID = -1
+
+
+class LoopDetector:
+    """Finds the places a robot has been to before.
+
+    Args:
+        encoder: Image -> descriptor; its fingerprint must be the map's.
+        map_store: Where keyframes and closures are kept. A read-only map can only be asked by `relocalize`.
+        camera: Intrinsics and mounting; None gives closures without a pose.
+        config: Settings; None for the conservative defaults.
+        session: Name of this run in the map.
+        resume: Continue the last session of the map instead of starting a new one.
+
+    Raises:
+        MapError: the map belongs to another model, or there is no session to resume.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        map_store: MapStore,
+        camera: Camera | None = None,
+        config: Config | None = None,
+        *,
+        session: str = "run",
+        resume: bool = False,
+    ) -> None:
+        if map_store.spec.fingerprint != encoder.spec.fingerprint:
+            raise MapError(
+                f"the map was made by model {map_store.spec.name} ({map_store.spec.fingerprint[:12]}), the encoder is "
+                f"{encoder.spec.name} ({encoder.spec.fingerprint[:12]}); descriptors of two models cannot be compared: "
+                "use the encoder that made the map, or start a new map"
+            )
+        self.config = config or Config()
+        self.encoder = encoder
+        self.map_store = map_store
+        self._camera = camera
+        self._lock = threading.Lock()
+        self._extractor = FeatureExtractor(self.config.verification)
+        self._static_mask = self._load_static_mask()
+        self._gate = KeyframeGate(self.config.keyframe)
+        self._session = self._begin_session(session, resume)
+        self._path = self._path_so_far()
+        self._search = CandidateSearch(map_store, self.config, self._path, current_session=self._session)
+        self._judge = Judge(map_store, self.config, self._path, current_session=self._session)
+
+    # -- the two questions ---------------------------------------------------------------------------------------
+
+    def process(self, frame: Frame) -> Update:
+        """Have I been here before? Stores the frame when it is a keyframe, in one transaction with its closures.
+
+        Raises:
+            InputError: image or pose of a wrong shape, type or value; nothing was stored.
+            MapError: the map cannot be written; everything acknowledged before is kept.
+        """
+        if self._session is None:
+            raise MapError("the map is open read-only; open it for writing to process frames, or use relocalize()")
+        with self._lock:
+            timer = StageTimer()
+            with timer.stage("gate"):
+                _check_frame(frame)
+                if not self._gate.has_moved(frame):
+                    return _no_keyframe(Status.NOT_A_KEYFRAME, timer)
+            features = self._features(frame, timer)
+            if features is None:
+                return _no_keyframe(Status.UNRECOGNISABLE, timer)
+            keyframe = self._keyframe(frame, features, timer)
+            if not self._gate.view_has_changed(frame, keyframe.descriptor):
+                return _no_keyframe(Status.NOT_A_KEYFRAME, timer)
+
+            candidates = self._search.propose(keyframe, timer)
+            query = Query(keyframe, features, self._camera_for(frame.image), self._mask(frame))
+            candidates = self._judge.decide(query, candidates, timer)
+            closures = _closures(keyframe.id, candidates)
+            status = _overall_status(candidates)
+
+            with timer.stage("store"):
+                self._store(frame, keyframe, status, candidates, closures)
+            return Update(keyframe, tuple(candidates), closures, status, timer.timings_ms())
+
+    def relocalize(self, frame: Frame) -> Update:
+        """Where in the known map am I? No prior, no memory of earlier frames, nothing is stored.
+
+        Raises:
+            InputError: image of a wrong shape, type or value.
+        """
+        with self._lock:
+            timer = StageTimer()
+            _check_frame(frame)
+            features = self._features(frame, timer)
+            if features is None:
+                return _no_keyframe(Status.UNRECOGNISABLE, timer)
+            keyframe = replace(self._keyframe(frame, features, timer), id=RELOCALISATION_QUERY_ID, T_odom_base=None)
+            candidates = self._search.propose(keyframe, timer, everywhere=True)
+            query = Query(keyframe, features, self._camera_for(frame.image), self._mask(frame))
+            candidates = self._judge.decide_alone(query, candidates, timer)
+            closures = _closures(RELOCALISATION_QUERY_ID, candidates)
+            return Update(None, tuple(candidates), closures, _overall_status(candidates), timer.timings_ms())
+
+    # -- the steps ---------------------------------------------------------------------------------------------------
+
+    def _features(self, frame: Frame, timer: StageTimer) -> LocalFeatures | None:
+        """Local features, or None for an image that cannot be told from others (blank, covered, dark)."""
+        with timer.stage("features"):
+            if float(frame.image.std()) < self.config.recognisable.min_contrast:
+                return None
+            features = self._extractor.extract(
+                frame.image,
+                camera=self._camera_for(frame.image),
+                depth_m=frame.depth_m,
+                right=frame.right,
+                mask=self._mask(frame),
+            )
+            return features if len(features) >= self.config.recognisable.min_keypoints else None
+
+    def _keyframe(self, frame: Frame, features: LocalFeatures, timer: StageTimer) -> Keyframe:
+        with timer.stage("encode"):
+            descriptor = self.encoder.encode([frame.image])[0]
+        appearance = None
+        if self.config.search.rerank:
+            with timer.stage("appearance"):
+                appearance = describe_appearance(frame.image)
+        return Keyframe(
+            id=self.map_store.next_keyframe_id(),
+            session=-1 if self._session is None else self._session,
+            stamp_ns=frame.stamp_ns,
+            descriptor=descriptor,
+            features=features,
+            T_odom_base=frame.T_odom_base,
+            name=frame.name,
+            camera=frame.camera,
+            appearance=appearance,
+        )
+
+    def _store(
+        self,
+        frame: Frame,
+        keyframe: Keyframe,
+        status: Status,
+        candidates: Sequence[Candidate],
+        closures: tuple[LoopClosure, ...],
+    ) -> None:
+        kept = keyframe if self.config.store.features else replace(keyframe, features=None)
+        thumbnail = frame.image if self.config.store.thumbnails else None
+        self.map_store.add_keyframe(kept, status=status, thumbnail=thumbnail, closures=closures)
+        # Only what the map has acknowledged may influence the next frame.
+        self._gate.keep(frame, keyframe.descriptor)
+        self._path.add(keyframe.id, keyframe.T_odom_base)
+        self._search.remember(keyframe)
+        self._judge.remember(keyframe, candidates, closures)
+        self._observe_static_pixels(frame)
+
+    def _camera_for(self, image: Image) -> Camera | None:
+        camera = self._camera
+        if camera is None:
+            return None
+        height_px, width_px = image.shape[:2]
+        if (camera.width_px, camera.height_px) == (width_px, height_px):
+            return camera
+        if abs(camera.width_px * height_px - camera.height_px * width_px) > 0.01 * camera.width_px * height_px:
+            raise InputError(
+                f"image of {width_px}x{height_px} px cannot come from the camera calibrated at {camera.width_px}x"
+                f"{camera.height_px} px: the aspect differs; give the calibration of this camera"
+            )
+        return camera.scaled_to(width_px, height_px)
+
+    # -- session and static pixels -----------------------------------------------------------------------------------
+
+    def _begin_session(self, name: str, resume: bool) -> int | None:
+        if self.map_store.read_only:
+            return None
+        if not resume:
+            return self.map_store.begin_session(name, camera=self._camera, config_yaml=config_to_yaml(self.config))
+        sessions = self.map_store.sessions()
+        if not sessions:
+            raise MapError("the map holds no session to resume; run without resume to start one")
+        return sessions[-1].id
+
+    def _path_so_far(self) -> PathLength:
+        """Empty for a new session; for a resumed one, what it has driven until now."""
+        path = PathLength()
+        for info in self.map_store.infos():
+            if info.session == self._session:
+                path.add(info.id, info.T_odom_base)
+        return path
+
+    def _mask(self, frame: Frame) -> NDArray[np.uint8] | None:
+        if not self.config.verification.static_mask:
+            return None
+        height_px, width_px = frame.image.shape[:2]
+        return self._static_mask.mask(width_px, height_px)
+
+    def _observe_static_pixels(self, frame: Frame) -> None:
+        if self.config.verification.static_mask:
+            self._static_mask.add(frame.image)
+            if len(self.map_store) % STATIC_MASK_SAVED_EVERY == 0:
+                self.map_store.set_blob(STATIC_MASK_KEY, self._static_mask.to_bytes())
+
+    def _load_static_mask(self) -> StaticPixelMask:
+        saved = self.map_store.blob(STATIC_MASK_KEY)
+        if saved is None:
+            return StaticPixelMask(self.config.verification)
+        return StaticPixelMask.from_bytes(saved, self.config.verification)
+
+
+STATIC_MASK_KEY = "static_pixels"
+STATIC_MASK_SAVED_EVERY = 20
+
+
+def _check_frame(frame: Frame) -> None:
+    image = frame.image
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.size == 0:
+        kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise InputError(
+            f"frame {frame.name or frame.stamp_ns}: image is {kind}; expected non-empty uint8 (H, W, 3) BGR"
+        )
+    if image.ndim != 2 and (image.ndim != 3 or image.shape[2] != 3):
+        raise InputError(
+            f"frame {frame.name or frame.stamp_ns}: image has shape {image.shape}; expected (H, W, 3) or (H, W)"
+        )
+    if frame.T_odom_base is not None:
+        check_transform(frame.T_odom_base, f"frame {frame.name or frame.stamp_ns}: T_odom_base")
+
+
+def _no_keyframe(status: Status, timer: StageTimer) -> Update:
+    return Update(None, status=status, timings_ms=timer.timings_ms())
+
+
+def _closures(query_id: int, candidates: Sequence[Candidate]) -> tuple[LoopClosure, ...]:
+    return tuple(
+        LoopClosure(query_id, c.reference_id, c.similarity, c.probability, c.verification, c.odom_mahalanobis)
+        for c in candidates
+        if c.status is Status.ACCEPTED
+    )
+
+
+def _overall_status(candidates: Sequence[Candidate]) -> Status:
+    """The status of the candidate that came furthest."""
+    if not candidates:
+        return Status.NO_CANDIDATE
+    return max((candidate.status for candidate in candidates), key=PROGRESS.index)
+
+
+PROGRESS: tuple[Status, ...] = (
+    Status.NOT_A_KEYFRAME,
+    Status.UNRECOGNISABLE,
+    Status.NO_CANDIDATE,
+    Status.LOW_SIMILARITY,
+    Status.SUPPRESSED,
+    Status.NOT_VERIFIED,
+    Status.DEADLINE,
+    Status.FEW_MATCHES,
+    Status.FEW_INLIERS,
+    Status.LOW_INLIER_RATIO,
+    Status.LOW_COVERAGE,
+    Status.HIGH_REPROJECTION_ERROR,
+    Status.DEGENERATE,
+    Status.TOO_FAR,
+    Status.INCONSISTENT_POSES,
+    Status.FAILED_SEQUENCE,
+    Status.GRAVITY,
+    Status.ODOM_INCONSISTENT,
+    Status.ACCEPTED,
+)
+"""How far each status stands along the pipeline."""

@@ -1,0 +1,187 @@
+"""From a short list of candidates to a decision: sequence, geometry, odometry, within a budget."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from progeo_edge.config import Config
+from progeo_edge.geometry import Camera
+from progeo_edge.map_store import MapStore
+from progeo_edge.odometry import OdometryCheck, PathLength
+from progeo_edge.place_graph import PlaceGraph
+from progeo_edge.sequence import SequenceCheck
+from progeo_edge.timing import StageTimer
+from progeo_edge.types import Candidate, Keyframe, LocalFeatures, LoopClosure, Status, Transform, Verification
+from progeo_edge.verification import Verifier
+
+CACHED_REFERENCES = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Query:
+    """What a keyframe brings to its verification.
+
+    Attributes:
+        keyframe: The keyframe asked about.
+        features: Its local features.
+        camera: Its camera at the size of its image; None without calibration.
+        static_mask: (H, W) uint8, 0 where pixels never change; None when unknown.
+    """
+
+    keyframe: Keyframe
+    features: LocalFeatures
+    camera: Camera | None
+    static_mask: NDArray[np.uint8] | None
+
+
+class Judge:
+    """Decides about candidates, and remembers what the next decisions depend on."""
+
+    def __init__(self, map_store: MapStore, config: Config, path: PathLength, *, current_session: int | None) -> None:
+        self._map_store = map_store
+        self._config = config
+        self._path = path
+        self._session = current_session
+        self._verifier = Verifier(config.verification)
+        self._odometry = OdometryCheck(config.odometry)
+        self._graph = _place_graph(map_store)
+        self._sequence = SequenceCheck(config.sequence, self._graph)
+        self._cameras = {session.id: session.camera for session in map_store.sessions()}
+        self._infos = {info.id: (info.session, info.T_odom_base) for info in map_store.infos()}
+        self._reference_features: OrderedDict[int, LocalFeatures | None] = OrderedDict()
+
+    def decide(self, query: Query, candidates: Sequence[Candidate], timer: StageTimer) -> list[Candidate]:
+        """Give every candidate its final status, in the given order.
+
+        Candidates that the last keyframes support are verified first. What is left of the budget goes to the others,
+        which are believed only with `sequence.strong_inliers` inliers.
+        """
+        with timer.stage("sequence"):
+            supported = {c.reference_id for c in candidates if _is_open(c) and self._sequence.passes(c.reference_id)}
+        return self._verify_in_order(query, candidates, supported, timer)
+
+    def decide_alone(self, query: Query, candidates: Sequence[Candidate], timer: StageTimer) -> list[Candidate]:
+        """As `decide`, without any memory of earlier keyframes (relocalisation)."""
+        return self._verify_in_order(query, candidates, {c.reference_id for c in candidates}, timer)
+
+    def remember(self, keyframe: Keyframe, candidates: Sequence[Candidate], closures: Sequence[LoopClosure]) -> None:
+        """The keyframe is in the map with these closures."""
+        self._infos[keyframe.id] = (keyframe.session, keyframe.T_odom_base)
+        self._graph.add_keyframe(keyframe.id, keyframe.session)
+        for closure in closures:
+            self._graph.add_closure(closure.query_id, closure.reference_id)
+        leading = [c.reference_id for c in candidates if c.status not in (Status.SUPPRESSED, Status.LOW_SIMILARITY)]
+        self._sequence.remember(leading)
+
+    def _verify_in_order(
+        self, query: Query, candidates: Sequence[Candidate], supported: set[int], timer: StageTimer
+    ) -> list[Candidate]:
+        decided = {c.reference_id: c for c in candidates}
+        in_order = [c for c in candidates if _is_open(c)]
+        in_order.sort(key=lambda c: c.reference_id not in supported)
+        for rank, candidate in enumerate(in_order):
+            is_supported = candidate.reference_id in supported
+            if not is_supported and not self._may_bypass_sequence():
+                candidate = replace(candidate, status=Status.FAILED_SEQUENCE)
+            elif rank >= self._config.budget.max_verifications:
+                candidate = replace(candidate, status=Status.NOT_VERIFIED)
+            elif self._is_late(timer):
+                candidate = replace(candidate, status=Status.DEADLINE)
+            elif not self._config.verification.enabled:
+                candidate = replace(candidate, status=Status.ACCEPTED)
+            else:
+                candidate = self._verify(query, candidate, is_supported, timer)
+            decided[candidate.reference_id] = candidate
+        return [decided[c.reference_id] for c in candidates]
+
+    def _verify(self, query: Query, candidate: Candidate, is_supported: bool, timer: StageTimer) -> Candidate:
+        with timer.stage("verify"):
+            reference = self._features_of(candidate.reference_id)
+            if reference is None:
+                return replace(candidate, status=Status.FEW_MATCHES, verification=Verification(Status.FEW_MATCHES))
+            session, _ = self._infos[candidate.reference_id]
+            if session == query.keyframe.session and query.static_mask is not None:
+                reference = without_static_pixels(reference, query.static_mask)
+            reference_camera = _at_size(self._cameras.get(session), reference.image_size_px)
+            verification = self._verifier.verify(query.features, reference, query.camera, reference_camera)
+        candidate = replace(candidate, status=verification.status, verification=verification)
+        if candidate.status is not Status.ACCEPTED:
+            return candidate
+        if not is_supported and verification.num_inliers < self._config.sequence.strong_inliers:
+            return replace(candidate, status=Status.FAILED_SEQUENCE)
+        with timer.stage("odometry"):
+            return self._compare_with_odometry(query.keyframe, candidate, verification)
+
+    def _compare_with_odometry(self, query: Keyframe, candidate: Candidate, verification: Verification) -> Candidate:
+        T_odom_reference, path_m = self._odometry_since(candidate.reference_id, query)
+        if T_odom_reference is None or path_m is None or verification.covariance is None:
+            return candidate
+        assert query.T_odom_base is not None
+        status, distance = self._odometry.judge(verification, T_odom_reference, query.T_odom_base, path_m)
+        return replace(candidate, status=status, odom_mahalanobis=distance)
+
+    def _odometry_since(self, reference_id: int, query: Keyframe) -> tuple[Transform | None, float | None]:
+        """Pose of the reference in the query's odometry frame and metres driven since; None where there is none."""
+        session, T_odom_reference = self._infos[reference_id]
+        path_reference_m, path_query_m = self._path.at(reference_id), self._path.to(query.T_odom_base)
+        usable = self._config.odometry.enabled and session == self._session
+        if not usable or path_reference_m is None or path_query_m is None:
+            return None, None
+        return T_odom_reference, path_query_m - path_reference_m
+
+    def _features_of(self, reference_id: int) -> LocalFeatures | None:
+        """Stored features; the places just looked at are likely to be asked for again."""
+        if reference_id not in self._reference_features:
+            self._reference_features[reference_id] = self._map_store.features(reference_id)
+            if len(self._reference_features) > CACHED_REFERENCES:
+                self._reference_features.popitem(last=False)
+        self._reference_features.move_to_end(reference_id)
+        return self._reference_features[reference_id]
+
+    def _may_bypass_sequence(self) -> bool:
+        return self._config.verification.enabled and self._config.sequence.strong_inliers > 0
+
+    def _is_late(self, timer: StageTimer) -> bool:
+        deadline_ms = self._config.budget.deadline_ms
+        return deadline_ms > 0 and timer.elapsed_ms > deadline_ms
+
+
+def without_static_pixels(features: LocalFeatures, mask: NDArray[np.uint8]) -> LocalFeatures:
+    """Drop keypoints where the mask is 0; unchanged when the mask belongs to another image size."""
+    width_px, height_px = features.image_size_px
+    if mask.shape != (height_px, width_px) or len(features) == 0:
+        return features
+    x = np.clip(features.keypoints_px[:, 0].astype(np.intp), 0, width_px - 1)
+    y = np.clip(features.keypoints_px[:, 1].astype(np.intp), 0, height_px - 1)
+    keep = mask[y, x] > 0
+    return replace(
+        features,
+        keypoints_px=features.keypoints_px[keep],
+        sizes_px=features.sizes_px[keep],
+        descriptors=features.descriptors[keep],
+        points_m=None if features.points_m is None else features.points_m[keep],
+    )
+
+
+def _is_open(candidate: Candidate) -> bool:
+    return candidate.status is Status.NOT_VERIFIED
+
+
+def _at_size(camera: Camera | None, size_px: tuple[int, int]) -> Camera | None:
+    if camera is None or (camera.width_px, camera.height_px) == size_px:
+        return camera
+    return camera.scaled_to(*size_px)
+
+
+def _place_graph(map_store: MapStore) -> PlaceGraph:
+    graph = PlaceGraph()
+    for info in map_store.infos():
+        graph.add_keyframe(info.id, info.session)
+    for closure in map_store.closures():
+        graph.add_closure(closure.query_id, closure.reference_id)
+    return graph
