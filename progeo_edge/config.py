@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from progeo_edge.errors import ConfigError
 
@@ -183,13 +184,20 @@ PROFILES: dict[str, dict[str, Any]] = {
 """What each profile changes against the defaults. Anything set by the user wins."""
 
 
-def load_config(path: Path | None = None, *, profile: str | None = None, overrides: Sequence[str] = ()) -> Config:
-    """Profile, then the YAML file, then `a.b=c` overrides, later ones winning.
+def load_config(
+    path: Path | None = None,
+    *,
+    profile: str | None = None,
+    overrides: Sequence[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+) -> Config:
+    """Defaults, then the profile, then the YAML file, then `a.b=c` overrides, later ones winning.
 
     Args:
-        path: YAML file with sections as in `Config`; None for the defaults.
+        path: YAML file with sections as in `Config`; None for none.
         profile: Name in `PROFILES`; None takes the file's `profile`, else "conservative".
         overrides: Dotted assignments such as "search.top_k=10".
+        defaults: What a caller presumes instead of the class defaults, by section.
 
     Raises:
         ConfigError: unreadable file, unknown key (with the nearest known one), wrong type or range.
@@ -201,7 +209,9 @@ def load_config(path: Path | None = None, *, profile: str | None = None, overrid
     name = from_overrides.get("profile") or profile or from_file.get("profile") or "conservative"
     if not isinstance(name, str) or name not in PROFILES:
         raise ConfigError(f"profile {name!r} is unknown; choose one of {', '.join(PROFILES)}")
-    merged = _merge(_merge(PROFILES[name], from_file), from_overrides)
+    merged = dict(defaults or {})
+    for layer in (PROFILES[name], from_file, from_overrides):
+        merged = _merge(merged, layer)
     return config_from_dict({**merged, "profile": name})
 
 
@@ -266,7 +276,7 @@ def _merge(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _explain(error: Any) -> str:
+def _explain(error: ErrorDetails) -> str:
     dotted = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(dotted, known_keys(), n=1, cutoff=0.5)

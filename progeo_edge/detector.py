@@ -132,6 +132,12 @@ class LoopDetector:
             closures = _closures(RELOCALISATION_QUERY_ID, candidates)
             return Update(None, tuple(candidates), closures, _overall_status(candidates), timer.timings_ms())
 
+    def index_report(self) -> dict[str, object]:
+        """Kind and size of the index, and its recall against exact search."""
+        index = self._search.index
+        check = index.self_check()
+        return {"kind": index.kind, "size": len(index), "recall_at_1": check.recall_at_1, "queries": check.num_queries}
+
     # -- the steps ---------------------------------------------------------------------------------------------------
 
     def _features(self, frame: Frame, timer: StageTimer) -> LocalFeatures | None:

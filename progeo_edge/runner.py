@@ -17,11 +17,10 @@ import numpy as np
 
 import progeo_edge
 from progeo_edge.atomic import write_text
-from progeo_edge.config import config_to_yaml
 from progeo_edge.detector import LoopDetector
 from progeo_edge.errors import InputError, SourceError
 from progeo_edge.map_store import MapStore
-from progeo_edge.outputs import candidate_record, closure_record, write_g2o
+from progeo_edge.outputs import candidate_record, closure_record
 from progeo_edge.sources.base import SkippedFrame, Source
 from progeo_edge.types import Frame, Status, Update
 
@@ -112,14 +111,6 @@ def run(
         raise _nothing_read(source, summary)
     write_text(out_dir / "run.json", json.dumps(asdict(summary), indent=2) + "\n")
     return summary
-
-
-def write_trajectory(map_store: MapStore, path: Path) -> int:
-    """Write keyframe poses, odometry edges and METRIC closures as g2o; returns the number of poses (0: no file)."""
-    infos = [info for info in map_store.infos() if info.T_odom_base is not None]
-    if infos:
-        write_g2o(path, infos, map_store.closures())
-    return len(infos)
 
 
 class _Recorder:
