@@ -51,8 +51,8 @@ def open_run_folder(
     if own_map.exists() and not continues:
         if not force:
             raise SourceError(
-                f"{out_dir} holds the results of an earlier run; choose another --out, continue it with --resume, start "
-                f"a new session on its map with --map {own_map}, or replace it with --force"
+                f"{out_dir} holds the results of an earlier run; choose another --out, continue it with --resume, "
+                f"start a new session on its map with --map {own_map}, or replace it with --force"
             )
         _remove_results(out_dir)
     if resume and not own_map.exists():
