@@ -128,7 +128,7 @@ def _path_plot(
     return {"svg": plots.trajectories(lines, pairs, drawn_on=drawn_on), "caption": caption}
 
 
-def _optimised(config: Config, infos: Sequence[Any], closures: Sequence[LoopClosure]) -> Any:
+def _optimised(config: Config, infos: Sequence[Any], closures: Sequence[LoopClosure]) -> plots.Line | None:
     """(N, 2) optimised positions; None without metric closures or without the library."""
     from progeo_edge.pose_graph import has_solver, optimise
 

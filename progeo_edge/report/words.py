@@ -28,7 +28,7 @@ MEANING: dict[Status, str] = {
 
 
 def duration(seconds: float) -> str:
-    """ "42 s", "3 min 20 s" or "2 h 05 min"."""
+    """Seconds as people say them: "42 s", "3 min 20 s" or "2 h 05 min"."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -38,6 +38,6 @@ def duration(seconds: float) -> str:
 
 
 def count(number: int, singular: str, plural: str | None = None) -> str:
-    """ "no closure", "1 closure", "12 closures"."""
+    """A number with its noun: "no closure", "1 closure", "12 closures"."""
     words = singular if number == 1 else plural or f"{singular}s"
     return f"{number or 'no'} {words}"
