@@ -54,7 +54,7 @@ def run(
     stamps: Annotated[Path | None, typer.Option(help="file with the times of an image folder")] = None,
     image_topic: Annotated[str | None, typer.Option(help="bag: topic of the images")] = None,
     odom_topic: Annotated[str | None, typer.Option(help="bag: topic of the odometry")] = None,
-    viz: Annotated[str | None, typer.Option(help="rerun: watch live (needs the extra viz)")] = None,
+    viz: Annotated[str | None, typer.Option(help="rerun: watch live; FILE.rrd: record for later (extra viz)")] = None,
     report: Annotated[bool, typer.Option(help="write report.html")] = True,
 ) -> None:
     """Wire source, encoder, map and detector together; run; write the results; say what was found."""
@@ -88,7 +88,7 @@ def run(
             task = bar.add_task("looking for loops", total=frames.num_frames)
             observers: list[Observer] = [lambda *_: bar.advance(task)]
             if viz is not None:
-                observers.append(_live_view(viz))
+                observers.append(_live_view(viz, map_store))
             summary = run_source(frames, detector, out, observers=tuple(observers), skip_until_ns=skip_until_ns)
         finish_run(out, map_store, with_report=report)
     model.close()
@@ -135,10 +135,10 @@ def _last_stamp_ns(map_store: MapStore) -> int | None:
     return infos[-1].stamp_ns if infos else None
 
 
-def _live_view(name: str) -> Observer:
+def _live_view(target: str, map_store: MapStore) -> Observer:
     from progeo_edge.live_view import open_live_view
 
-    return open_live_view(name)
+    return open_live_view(target, map_store)
 
 
 def main() -> None:
