@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -36,6 +37,25 @@ class RecallCheck:
     recall_at_1: float
     recall_at_k: float
     num_queries: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GraphSnapshot:
+    """What an HNSW graph holds.
+
+    Attributes:
+        ids: (N,) int64 keyframe ids that can be found in it.
+        labels: (N,) int64 labels of those in the graph.
+        descriptors: (N, D) float32.
+        num_inserted: Nodes of the graph, removed ones included.
+        num_removed: Nodes that only serve as stepping stones.
+    """
+
+    ids: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    descriptors: NDArray[np.float32]
+    num_inserted: int
+    num_removed: int
 
 
 class PlaceIndex:
@@ -161,6 +181,39 @@ class PlaceIndex:
             # By similarity, not id: any of several equal descriptors is a right answer.
             shares.append(np.count_nonzero(found >= exact[-1]) / len(exact))
         return RecallCheck(float(np.mean(firsts)), float(np.mean(shares)), num_queries)
+
+    # -- the graph, for the cache beside a map -----------------------------------------------------------------------
+
+    def snapshot(self, graph_path: Path) -> GraphSnapshot | None:
+        """Write the graph to a file in hnswlib's format and say what is in it; None while there is no graph.
+
+        Raises:
+            OSError: the file did not arrive in full, as on a full disk.
+        """
+        with self._lock:
+            graph = self._graph
+            if graph is None:
+                return None
+            if not graph.save(graph_path):
+                raise OSError(f"{graph_path} was not written in full; is the disk full?")
+            rows = slice(0, len(graph))
+            return GraphSnapshot(
+                self._ids[rows].copy(),
+                self._labels[rows].copy(),
+                self._vectors[rows].copy(),
+                graph.num_inserted,
+                graph.num_removed,
+            )
+
+    def adopt(self, graph: HnswGraph, snapshot: GraphSnapshot) -> None:
+        """Start an empty index from a graph that was read back, with the descriptors that are in it."""
+        with self._lock:
+            if self._count or len(graph) != len(snapshot.ids):
+                raise ValueError("a graph can only be adopted by an empty index and with all of its descriptors")
+            self._append(snapshot.ids, snapshot.descriptors)
+            self._graph = graph
+            self._labels[: self._count] = snapshot.labels
+            self._row_of_label = dict(zip(snapshot.labels.tolist(), range(self._count), strict=True))
 
     # -- search, in steps; the lock is held --------------------------------------------------------------------------
 
