@@ -20,6 +20,7 @@ class Graph:
 
     Attributes:
         path: The .onnx file; its content was compared with its hash.
+        folder: The bundle, or the folder of a foreign model.
         sha256: Hash of that file.
         name: What a person calls the model.
         preprocess: Image to graph input.
@@ -30,6 +31,7 @@ class Graph:
     """
 
     path: Path
+    folder: Path
     sha256: str
     name: str
     preprocess: Preprocess
@@ -64,6 +66,7 @@ def _open_bundle_graph(folder: Path, manifest: Manifest, precision: Precision | 
     file = manifest.graphs[precision]
     return Graph(
         path=check_file(folder, file, manifest.files[file]),
+        folder=folder,
         sha256=manifest.files[file],
         name=manifest.name,
         preprocess=manifest.preprocess,
@@ -83,6 +86,7 @@ def _open_foreign_graph(path: Path, precision: Precision | None) -> Graph:
         raise ModelError(_altered(path, foreign.sha256, sha256))
     return Graph(
         path=path,
+        folder=path.parent,
         sha256=sha256,
         name=foreign.name or path.stem,
         preprocess=foreign.preprocess,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, cast
@@ -153,25 +153,19 @@ def _import_onnxruntime() -> ModuleType:
 
 def _check_external_files(graph: Graph, scan: GraphScan) -> list[str]:
     """Hashes of the files that hold the graph's tensors, in the order of their names."""
-    folder = graph.path.parent
     hashes = []
     for name in sorted(scan.external_files):
-        path = inside(folder, name)
-        if graph.files is None:
-            hashes.append(file_sha256(path))
-            continue
-        stated = graph.files.get(_name_in_bundle(graph, name))
-        if stated is None:
-            raise ModelError(f"model {graph.path} keeps tensors in {name!r}, which the manifest does not list")
-        check_file(folder, name, stated)
-        hashes.append(stated)
+        path = inside(graph.path.parent, name)
+        hashes.append(file_sha256(path) if graph.files is None else _check_listed(graph, graph.files, path))
     return hashes
 
 
-def _name_in_bundle(graph: Graph, name: str) -> str:
-    """`name` is relative to the graph, the manifest's names are relative to the bundle."""
-    file = next(item for item, sha256 in (graph.files or {}).items() if sha256 == graph.sha256)
-    return str(Path(file).parent.joinpath(name).as_posix())
+def _check_listed(graph: Graph, files: Mapping[str, str], path: Path) -> str:
+    name = path.relative_to(graph.folder).as_posix()
+    if name not in files:
+        raise ModelError(f"model {graph.path} keeps tensors in {name!r}, which the manifest does not list")
+    check_file(graph.folder, name, files[name])
+    return files[name]
 
 
 def _choose_providers(asked: Sequence[str] | None, available: Sequence[str]) -> list[str]:
