@@ -40,7 +40,7 @@ _HOME = {
     "open_source": "sources",
 }
 
-__all__ = ["__version__", *_HOME]  # noqa: PLE0604
+__all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str) -> object:

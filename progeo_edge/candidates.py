@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from progeo_edge.config import Config
 from progeo_edge.exclusion import RecentKeyframes
 from progeo_edge.index import PlaceIndex
+from progeo_edge.index_cache import load_index, save_index
 from progeo_edge.map_store import MapStore
 from progeo_edge.odometry import PathLength
 from progeo_edge.reranking import appearance_similarity, rerank_scores
@@ -25,9 +27,8 @@ class CandidateSearch:
         self._config = config
         self._path = path
         self._recent = RecentKeyframes(config.exclusion)
-        self._index = PlaceIndex(map_store.spec.dimension, config.search)
-        self._sessions: dict[int, int] = {}
-        self._load(current_session)
+        self._sessions = {info.id: info.session for info in map_store.infos()}
+        self._index = self._load(current_session)
 
     def __len__(self) -> int:
         """Keyframes that can be found now."""
@@ -59,16 +60,26 @@ class CandidateSearch:
         self._sessions[keyframe.id] = keyframe.session
         self._recent.push(keyframe.id, keyframe.descriptor, keyframe.stamp_ns, self._path.at(keyframe.id))
 
-    def _load(self, current_session: int | None) -> None:
+    def save_cache(self) -> None:
+        """Keep the HNSW graph, when there is one, for the next time the map is opened."""
+        cache = _cache_path(self._map_store)
+        if cache is not None:
+            save_index(self._index, cache, self._map_store.map_id)
+
+    def _load(self, current_session: int | None) -> PlaceIndex:
         """Earlier sessions are searchable at once; a resumed one goes through the exclusion window again."""
         ids, descriptors = self._map_store.descriptors()
         infos = {info.id: info for info in self._map_store.infos()}
-        self._sessions = {info.id: info.session for info in infos.values()}
         resumed = np.array([self._sessions[int(i)] == current_session for i in ids], dtype=bool)
-        if len(ids) > resumed.sum():
-            self._index.add(ids[~resumed], descriptors[~resumed])
         for keyframe_id, descriptor in zip(ids[resumed].tolist(), descriptors[resumed], strict=True):
             self._recent.push(keyframe_id, descriptor, infos[keyframe_id].stamp_ns, self._path.at(keyframe_id))
+        known_ids, known = ids[~resumed], descriptors[~resumed]
+        cache = _cache_path(self._map_store)
+        if cache is not None:
+            return load_index(cache, self._map_store.map_id, known_ids, known, self._config.search)
+        index = PlaceIndex(self._map_store.spec.dimension, self._config.search)
+        index.add(known_ids, known)
+        return index
 
     def _release(self, query: Keyframe) -> None:
         released = self._recent.release(query.stamp_ns, self._path.to(query.T_odom_base))
@@ -118,3 +129,8 @@ class CandidateSearch:
 
     def _are_neighbours(self, a: int, b: int, radius: int) -> bool:
         return abs(a - b) <= radius and self._sessions[a] == self._sessions[b]
+
+
+def _cache_path(map_store: MapStore) -> Path | None:
+    """Beside the map; None for a map in memory."""
+    return None if map_store.path is None else map_store.path.with_name(map_store.path.name + ".hnsw")

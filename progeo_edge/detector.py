@@ -132,6 +132,14 @@ class LoopDetector:
             closures = _closures(RELOCALISATION_QUERY_ID, candidates)
             return Update(None, tuple(candidates), closures, _overall_status(candidates), timer.timings_ms())
 
+    def close(self) -> None:
+        """Keep beside and in the map what would have to be learned again. The map itself is complete at any time."""
+        if self.map_store.read_only:
+            return
+        self._search.save_cache()
+        if self.config.verification.static_mask:
+            self.map_store.set_blob(STATIC_MASK_KEY, self._static_mask.to_bytes())
+
     def index_report(self) -> dict[str, object]:
         """Kind and size of the index, and its recall against exact search."""
         index = self._search.index

@@ -80,7 +80,7 @@ def finish_run(out_dir: Path, map_store: MapStore, *, with_report: bool = True) 
 
 
 def _remove_results(out_dir: Path) -> None:
-    for name in (*RESULTS, MAP, f"{MAP}-wal", f"{MAP}-shm"):
+    for name in (*RESULTS, MAP, f"{MAP}-wal", f"{MAP}-shm", f"{MAP}.hnsw"):
         (out_dir / name).unlink(missing_ok=True)
 
 

@@ -11,9 +11,9 @@ from progeo_edge.config import PROFILES, Config
 
 HEAD = """# Settings
 
-Made by `tools/list_settings.py`; the reasons for the values are in [pipeline.md](pipeline.md). The same dotted names work
-in Python (`Config`), in the YAML file (`--config`) and on the command line (`--set search.top_k=10`). Unknown names are
-refused. The effective settings of a run are written into `config.yaml`, into the map and into the report.
+Made by `tools/list_settings.py`; the reasons for the values are in [pipeline.md](pipeline.md). The same dotted names
+work in Python (`Config`), in the YAML file (`--config`) and on the command line (`--set search.top_k=10`). Unknown
+names are refused. The effective settings of a run are written into `config.yaml`, into the map and into the report.
 """
 
 

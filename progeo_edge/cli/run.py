@@ -90,6 +90,7 @@ def run(
             if viz is not None:
                 observers.append(_live_view(viz, map_store))
             summary = run_source(frames, detector, out, observers=tuple(observers), skip_until_ns=skip_until_ns)
+        detector.close()
         finish_run(out, map_store, with_report=report)
     model.close()
     print_summary(out, summary, report)
