@@ -227,6 +227,7 @@ def _read(path: Path, topics: _Topics, track: PoseTrack | None) -> Iterator[Entr
                 return
             except Exception as error:  # as in `guarded`; what came before the damage is kept
                 reason = f"the bag cannot be read any further ({type(error).__name__}: {error})"
+                logger.error("%s, after %d images: %s", path, index, reason)
                 yield SkippedFrame(f"{topics.image}#{index}", reason)
                 return
             yield _entry(reader, topics, track, image, beside, clock, f"{topics.image}#{index}")
