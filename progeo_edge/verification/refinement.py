@@ -1,0 +1,92 @@
+"""Levenberg-Marquardt on small manifolds: the last step of every pose, and the source of its covariance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from progeo_edge.geometry import FloatArray
+
+State = TypeVar("State")
+
+_STEP = 1e-6
+_HUBER = 2.0
+"""Residuals are whitened to a standard deviation of about one; beyond two they count linearly."""
+
+
+@dataclass(frozen=True, eq=False)
+class Refined(Generic[State]):
+    """The optimum.
+
+    Attributes:
+        state: The refined state.
+        residuals: (N, M) whitened residuals there.
+        hessian: (D, D) J^T W J with the robust weights W.
+    """
+
+    state: State
+    residuals: FloatArray
+    hessian: FloatArray
+
+
+def refine(
+    residuals: Callable[[State], FloatArray],
+    plus: Callable[[State, FloatArray], State],
+    state: State,
+    dof: int,
+    iterations: int = 10,
+) -> Refined[State]:
+    """Minimise the Huber loss of whitened residuals (Nocedal and Wright, Numerical Optimization, ch. 10).
+
+    Args:
+        residuals: State to (N, M): one row per observation.
+        plus: Applies a (dof,) step to a state.
+        state: Start, near the optimum.
+        dof: Dimension of a step.
+        iterations: Most steps tried.
+    """
+    damping = 1e-4
+    current = residuals(state)
+    cost = _huber_cost(current)
+    hessian, gradient = _normal_equations(residuals, plus, state, current, dof)
+    for _ in range(iterations):
+        step = -np.linalg.solve(hessian + damping * np.diag(np.diag(hessian) + 1e-12), gradient)
+        candidate = plus(state, step)
+        tried = residuals(candidate)
+        tried_cost = _huber_cost(tried)
+        if not tried_cost < cost:
+            damping *= 10.0
+            continue
+        converged = cost - tried_cost < 1e-6 * cost
+        state, current, cost, damping = candidate, tried, tried_cost, damping * 0.1
+        hessian, gradient = _normal_equations(residuals, plus, state, current, dof)
+        if converged:
+            break
+    return Refined(state, current, hessian)
+
+
+def _normal_equations(
+    residuals: Callable[[State], FloatArray],
+    plus: Callable[[State, FloatArray], State],
+    state: State,
+    current: FloatArray,
+    dof: int,
+) -> tuple[FloatArray, FloatArray]:
+    columns = [(residuals(plus(state, step)) - current) / _STEP for step in np.eye(dof) * _STEP]
+    jacobian = np.stack(columns, axis=-1)
+    weighted = jacobian * _huber_weights(current)[:, None, None]
+    hessian = np.einsum("nmi,nmj->ij", weighted, jacobian)
+    return hessian, np.einsum("nmi,nm->i", weighted, current)
+
+
+def _huber_weights(residuals: FloatArray) -> FloatArray:
+    norms = np.linalg.norm(residuals, axis=1)
+    return np.asarray(_HUBER / np.maximum(norms, _HUBER))
+
+
+def _huber_cost(residuals: FloatArray) -> float:
+    norms = np.linalg.norm(residuals, axis=1)
+    return float(np.where(norms <= _HUBER, 0.5 * norms**2, _HUBER * (norms - 0.5 * _HUBER)).sum())
