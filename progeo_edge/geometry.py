@@ -166,6 +166,21 @@ class Camera:
         K[1, 2] += 0.5 * (sy - 1.0)
         return Camera(self.model, width_px, height_px, K, self.distortion, self.T_base_camera, self.baseline_m)
 
+    def for_image_size(self, width_px: int, height_px: int) -> Camera:
+        """This camera, scaled when images come in another size of the same aspect ratio.
+
+        Raises:
+            InputError: the aspect ratio differs by more than 2 %: a crop or another camera's calibration.
+        """
+        if (width_px, height_px) == (self.width_px, self.height_px):
+            return self
+        if abs(width_px * self.height_px / (height_px * self.width_px) - 1.0) > 0.02:
+            raise InputError(
+                f"image is {width_px}x{height_px} but the camera is calibrated for {self.width_px}x{self.height_px};"
+                " give the calibration of these images"
+            )
+        return self.scaled_to(width_px, height_px)
+
     def normalise(self, pixels: ArrayLike) -> FloatArray:
         """(N, 2) distorted pixels to (N, 2) undistorted image-plane coordinates x/z, y/z."""
         points = np.asarray(pixels, dtype=np.float64).reshape(-1, 1, 2)
