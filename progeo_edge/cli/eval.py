@@ -98,7 +98,7 @@ def retrieval(
     chosen = _choose_set(queries, database, images, matches, places, times, radius_m if utm else None, exclude_within_s)
     default_weight = SearchConfig().rerank_weight if rerank else None
     weight = rerank_weight if rerank and rerank_weight is not None else default_weight
-    model = _open_encoder(encoder)
+    model = open_encoder(encoder)
     try:
         with progress("images") as bar:
             task = bar.add_task(f"describing with {model.spec.name}", total=chosen.num_images)
@@ -206,7 +206,8 @@ def _choose_set(
     return protocols.set_from_matches(queries, database, matches)
 
 
-def _open_encoder(name: str) -> Encoder:
+def open_encoder(name: str) -> Encoder:
+    """One of the two baselines by name, or what `load_encoder` opens."""
     if name == "thumbnail":
         from progeo_edge.evaluation.baselines import ThumbnailEncoder
 

@@ -17,9 +17,10 @@ def print_retrieval(name: str, result: RetrievalResult, encode_ms: Mapping[str, 
     from rich.table import Table
 
     table = Table(title=f"recall in percent [95 % interval], {name}")
-    for n in result.recall:
-        table.add_column(f"@{n}", justify="right")
-    table.add_row(*(interval.percent() for interval in result.recall.values()))
+    table.add_column("N")
+    table.add_column("recall@N", justify="right")
+    for n, interval in result.recall.items():
+        table.add_row(str(n), interval.percent())
     out = console()
     out.print(table)
     out.print(
@@ -43,17 +44,14 @@ def print_loops(result: LoopsResult) -> None:
             f"note: {result.num_unlisted} keyframes are not named in the table; they count as places seen once"
         )
     accepted = Table(title="accepted by the run, percent [95 % interval]")
-    for column in ("closures", "neutral", "false", "precision", "recall", "events closed"):
+    for column in ("precision", "recall", "events closed"):
         accepted.add_column(column, justify="right")
-    accepted.add_row(
-        str(result.num_closures),
-        str(result.num_neutral_closures),
-        str(len(result.false_closures)),
-        result.precision.percent(),
-        result.recall.percent(),
-        result.event_recall.percent(),
-    )
+    accepted.add_row(result.precision.percent(), result.recall.percent(), result.event_recall.percent())
     out.print(accepted)
+    out.print(
+        f"{result.num_closures} closures: {len(result.false_closures)} false, "
+        f"{result.num_neutral_closures} in the neutral band"
+    )
     for closure in result.false_closures:
         inliers = "unverified" if closure.num_inliers is None else f"{closure.num_inliers} inliers"
         out.print(f"  false: {closure.query} -> {closure.reference}, similarity {closure.similarity:.3f}, {inliers}")
@@ -62,7 +60,7 @@ def print_loops(result: LoopsResult) -> None:
         curves.add_column(column, justify="left" if column == "score" else "right")
     for curve in result.curves:
         figures = (curve.average_precision, curve.max_f1, curve.recall_at_100, curve.recall_at_95)
-        curves.add_row(curve.score, *(interval.percent() for interval in figures))
+        curves.add_row(curve.score, *(interval.percent(bound_digits=0) for interval in figures))
     out.print(curves)
     _print_counts("keyframes", result.statuses)
     _print_counts("candidates", result.candidate_statuses)

@@ -27,14 +27,14 @@ class Interval:
         """For JSON."""
         return {"value": self.value, "low": self.low, "high": self.high}
 
-    def percent(self, digits: int = 1) -> str:
+    def percent(self, bound_digits: int = 1) -> str:
         """Such as "84.7 [77.5, 91.0]"; "-" where it is undefined."""
         if self.value is None:
             return "-"
-        text = f"{100 * self.value:.{digits}f}"
+        text = f"{100 * self.value:.1f}"
         if self.low is None or self.high is None:
             return text
-        return f"{text} [{100 * self.low:.{digits}f}, {100 * self.high:.{digits}f}]"
+        return f"{text} [{100 * self.low:.{bound_digits}f}, {100 * self.high:.{bound_digits}f}]"
 
 
 def default_block_length(count: int) -> int:
