@@ -37,7 +37,7 @@ class MapContent:
 
     def __init__(self, database: MapDatabase) -> None:
         """Read the header; use `MapStore.create` or `MapStore.open` instead."""
-        self._database = database
+        self.database = database
         self.path = database.path
         self.read_only = database.read_only
         with self._reading():
@@ -49,7 +49,7 @@ class MapContent:
 
     def close(self) -> None:
         """Close the file; twice is fine."""
-        self._database.close()
+        self.database.close()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -60,9 +60,9 @@ class MapContent:
         """All sessions in the order of their ids."""
         with self._reading():
             counts: dict[Any, int] = {}
-            for row in self._database.rows("keyframes"):
+            for row in self.database.rows("keyframes"):
                 counts[row[1]] = counts.get(row[1], 0) + 1
-            rows = cast(Any, list(self._database.rows("sessions")))
+            rows = cast(Any, list(self.database.rows("sessions")))
             return [
                 Session(id, name, started_ns, camera_from_json(camera), config_yaml, counts.get(id, 0))
                 for id, name, started_ns, camera, config_yaml in rows
@@ -71,17 +71,17 @@ class MapContent:
     def next_keyframe_id(self) -> int:
         """The id after the highest ever used; ids of removed keyframes are not given again."""
         with self._reading():
-            return self._database.tally("keyframes")[2]
+            return self.database.tally("keyframes")[2]
 
     def __len__(self) -> int:
         """Number of keyframes."""
         with self._reading():
-            return self._database.tally("keyframes")[0]
+            return self.database.tally("keyframes")[0]
 
     def infos(self) -> list[KeyframeInfo]:
         """All keyframes without their arrays, in the order of their ids."""
         with self._reading():
-            return [keyframe_info(row) for row in self._database.rows("keyframes")]
+            return [keyframe_info(row) for row in self.database.rows("keyframes")]
 
     def keyframe(self, id: int) -> Keyframe:
         """One keyframe, whole; its descriptor is renormalised after rounding to the stored type.
@@ -133,7 +133,7 @@ class MapContent:
     def descriptors(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """All descriptors: ids ascending (N,), and (N, D) unit rows."""
         with self._reading():
-            rows = cast(Any, list(self._database.rows("descriptors")))
+            rows = cast(Any, list(self.database.rows("descriptors")))
             return np.array([id for id, _ in rows], dtype=np.int64), self._unpack_descriptors([d for _, d in rows])
 
     def thumbnail(self, id: int) -> Image | None:
@@ -153,7 +153,7 @@ class MapContent:
     def closures(self) -> list[LoopClosure]:
         """All closures in the order in which they were stored."""
         with self._reading():
-            return [closure_from_row(row) for row in self._database.rows("closures")]
+            return [closure_from_row(row) for row in self.database.rows("closures")]
 
     def record(self, id: int) -> KeyframeRecord:
         """A keyframe as stored, for `add_records` of another map.
@@ -178,18 +178,18 @@ class MapContent:
     def document_keys(self) -> list[str]:
         """Names of all documents."""
         with self._reading():
-            return [cast(str, key) for key, _ in self._database.rows("documents")]
+            return [cast(str, key) for key, _ in self.database.rows("documents")]
 
     def blob_keys(self) -> list[str]:
         """Names of all blobs."""
         with self._reading():
-            return [cast(str, key) for key, _ in self._database.rows("blobs")]
+            return [cast(str, key) for key, _ in self.database.rows("blobs")]
 
     def _named(self, table: str, key: str) -> str | bytes | None:
         with self._reading():
-            row = self._database.row(table, key)
+            row = self.database.row(table, key)
             if row is None:
-                self._database.confirm_absent(table, key)
+                self.database.confirm_absent(table, key)
                 return None
             return cast("str | bytes", row[1])
 
@@ -197,28 +197,28 @@ class MapContent:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        with self._database.reading():
+        with self.database.reading():
             try:
                 yield
             except (InputError, MapError):
                 raise
             except (ValueError, LookupError, TypeError, struct.error) as error:
                 # The checksums hold, so another program wrote this; it must not pass for a bug of the caller.
-                raise self._database.damaged(f"its content cannot be understood ({error})") from error
+                raise self.database.damaged(f"its content cannot be understood ({error})") from error
 
     def _keyframe_row(self, id: int) -> Row:
-        row = self._database.row("keyframes", int(id))
+        row = self.database.row("keyframes", int(id))
         if row is None:
-            self._database.confirm_absent("keyframes", int(id))
+            self.database.confirm_absent("keyframes", int(id))
             raise InputError(f"keyframe {id} is unknown; the ids of this map are those of infos()")
         return row
 
     def _part(self, part: str, id: int) -> bytes | None:
         if part not in part_names(self._keyframe_row(id)):
             return None
-        row = self._database.row(part, int(id))
+        row = self.database.row(part, int(id))
         if row is None:
-            raise self._database.damaged(f"{part} of keyframe {id} are lost")
+            raise self.database.damaged(f"{part} of keyframe {id} are lost")
         return cast(bytes, row[1])
 
     def _record(self, id: int) -> KeyframeRecord:

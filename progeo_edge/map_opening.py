@@ -30,9 +30,18 @@ def refuse_existing(path: Path) -> None:
         raise MapError(f"{path} exists already; open it to continue it, or choose another name")
     if not path.parent.is_dir():
         raise MapError(f"folder {path.parent} for the map does not exist; create it first")
+    refuse_in_use(path)
+
+
+def refuse_in_use(path: Path) -> None:
+    """Make sure that no log lies beside a path: SQLite would play it into the new map.
+
+    Raises:
+        MapError: there is one.
+    """
     log_file = Path(f"{path}-wal")
     if log_file.exists() and log_file.stat().st_size > 0:
-        raise MapError(f"{log_file} is left from a map that was deleted or is in use; remove it or choose another name")
+        raise MapError(f"{log_file} belongs to a map in use, or to a deleted one; remove it or choose another name")
 
 
 def create_file(path: Path, header: Mapping[str, str]) -> None:

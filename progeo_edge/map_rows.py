@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 import numpy as np
 
+from progeo_edge.camera_file import camera_from_dict
 from progeo_edge.geometry import Camera
 from progeo_edge.map_blobs import pack_pixels, pack_transform, unpack_pixels, unpack_transform
 from progeo_edge.map_schema import PARTS, SqlValue
@@ -83,9 +84,8 @@ class KeyframeRecord:
 
 def keyframe_row(info: KeyframeInfo, parts: Mapping[str, bytes]) -> Row:
     """Row of the table keyframes."""
-    flags = sum(1 << PARTS.index(part) for part in parts)
     pose = None if info.T_odom_base is None else pack_transform(info.T_odom_base)
-    return (info.id, info.session, info.stamp_ns, info.name, info.camera, info.status.value, pose, flags)
+    return (info.id, info.session, info.stamp_ns, info.name, info.camera, info.status.value, pose, part_flags(parts))
 
 
 def keyframe_info(row: Row) -> KeyframeInfo:
@@ -93,6 +93,11 @@ def keyframe_info(row: Row) -> KeyframeInfo:
     id, session, stamp_ns, name, camera, status, pose, _ = cast(Any, row)
     T_odom_base = None if pose is None else unpack_transform(pose)
     return KeyframeInfo(id, session, stamp_ns, name, camera, T_odom_base, Status(status))
+
+
+def part_flags(parts: Iterable[str]) -> int:
+    """Column `parts`: the bit 1 << n for the n-th table of `PARTS`."""
+    return sum(1 << PARTS.index(part) for part in parts)
 
 
 def part_names(row: Row) -> list[str]:
@@ -175,22 +180,18 @@ def _nullable(value: float | None) -> float | None:
 
 
 def camera_to_json(camera: Camera | None) -> str | None:
-    """Calibration as the table sessions holds it."""
-    return None if camera is None else json.dumps(camera.to_dict())
+    """Calibration as the table sessions holds it.
+
+    Raises:
+        ConfigError: a value that no camera has, and that could not be read back.
+    """
+    if camera is None:
+        return None
+    values = camera.to_dict()
+    camera_from_dict(values)
+    return json.dumps(values)
 
 
 def camera_from_json(text: str | None) -> Camera | None:
     """Inverse of `camera_to_json`."""
-    if text is None:
-        return None
-    values = json.loads(text)
-    K = np.array([[values["fx_px"], 0.0, values["cx_px"]], [0.0, values["fy_px"], values["cy_px"]], [0.0, 0.0, 1.0]])
-    return Camera(
-        model=values["model"],
-        width_px=values["width_px"],
-        height_px=values["height_px"],
-        K=K,
-        distortion=np.array(values["distortion"], dtype=np.float64),
-        T_base_camera=np.array(values["T_base_camera"], dtype=np.float64),
-        baseline_m=values.get("baseline_m"),
-    )
+    return None if text is None else camera_from_dict(json.loads(text))

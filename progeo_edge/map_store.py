@@ -44,6 +44,7 @@ class MapStore(MapContent):
         spec: The model whose descriptors the map holds.
         map_id: Random identity (32 hex digits), for caches that belong to this map.
         descriptor_dtype: "float16" or "float32".
+        database: The file under it, for tools.
     """
 
     @classmethod
@@ -101,18 +102,18 @@ class MapStore(MapContent):
         Returns:
             Its id.
         """
-        with self._database.transaction():
-            id = self._database.tally("sessions")[2]
+        with self.database.transaction():
+            id = self.database.tally("sessions")[2]
             row = (id, storable_text(name), time.time_ns(), camera_to_json(camera), storable_text(config_yaml))
-            self._database.insert("sessions", row)
+            self.database.insert("sessions", row)
         return id
 
     def add_session(self, session: Session) -> int:
         """Copy a session of another map, under a new id, which is returned."""
-        with self._database.transaction():
-            id = self._database.tally("sessions")[2]
+        with self.database.transaction():
+            id = self.database.tally("sessions")[2]
             camera = camera_to_json(session.camera)
-            self._database.insert("sessions", (id, session.name, session.started_ns, camera, session.config_yaml))
+            self.database.insert("sessions", (id, session.name, session.started_ns, camera, session.config_yaml))
         return id
 
     # Keyframes
@@ -152,7 +153,7 @@ class MapStore(MapContent):
         parts = self._pack_parts(keyframe, thumbnail)
         for closure in closures:
             check_closure(closure)
-        with self._database.transaction():
+        with self.database.transaction():
             self._insert_keyframe(KeyframeRecord(keyframe_row(info, parts), parts))
             for closure in closures:
                 self._insert_closure(closure)
@@ -174,19 +175,19 @@ class MapStore(MapContent):
 
     def _insert_keyframe(self, record: KeyframeRecord) -> None:
         id, session = record.row[:2]
-        if self._database.row("keyframes", id) is not None:
+        if self.database.row("keyframes", id) is not None:
             raise InputError(f"keyframe id {id!r} is used already; take next_keyframe_id()")
-        if self._database.row("sessions", session) is None:
+        if self.database.row("sessions", session) is None:
             raise InputError(f"keyframe {id!r}: session {session!r} is unknown; call begin_session first")
-        self._database.insert("keyframes", record.row)
+        self.database.insert("keyframes", record.row)
         for part, data in record.parts.items():
-            self._database.insert(part, (id, data))
+            self.database.insert(part, (id, data))
 
     def _insert_closure(self, closure: LoopClosure) -> None:
         for id in (closure.query_id, closure.reference_id):
-            if self._database.row("keyframes", id) is None:
+            if self.database.row("keyframes", id) is None:
                 raise InputError(f"closure {closure.query_id} -> {closure.reference_id}: keyframe {id} is unknown")
-        self._database.insert("closures", closure_row(self._database.tally("closures")[2], closure))
+        self.database.insert("closures", closure_row(self.database.tally("closures")[2], closure))
 
     def remove_keyframes(self, ids: Iterable[int]) -> None:
         """Remove keyframes and every closure that touches one, in one transaction; the file does not shrink.
@@ -195,20 +196,20 @@ class MapStore(MapContent):
             InputError: unknown id; nothing is removed.
         """
         removed = set(ids)
-        with self._database.transaction():
-            for row in list(self._database.rows("closures")):
+        with self.database.transaction():
+            for row in list(self.database.rows("closures")):
                 if row[1] in removed or row[2] in removed:
-                    self._database.delete("closures", row[0])
+                    self.database.delete("closures", row[0])
             for id in sorted(removed):
                 for part in part_names(self._keyframe_row(id)):
-                    self._database.delete(part, id)
-                self._database.delete("keyframes", id)
+                    self.database.delete(part, id)
+                self.database.delete("keyframes", id)
 
     # Copying between maps
 
     def add_records(self, records: Iterable[KeyframeRecord], closures: Iterable[LoopClosure]) -> None:
         """Store keyframes taken from maps of the same model and descriptor type, and closures, in one transaction."""
-        with self._database.transaction():
+        with self.database.transaction():
             for record in records:
                 self._insert_keyframe(record)
             for closure in closures:
@@ -220,7 +221,7 @@ class MapStore(MapContent):
         Raises:
             MapError: the file exists, or cannot be written.
         """
-        self._database.copy_to(path, {"map_id": uuid.uuid4().hex})
+        self.database.copy_to(path, {"map_id": uuid.uuid4().hex})
 
     # Documents
 
@@ -241,9 +242,9 @@ class MapStore(MapContent):
         self._set_named("blobs", key, bytes(value))
 
     def _set_named(self, table: str, key: str, value: str | bytes) -> None:
-        with self._database.transaction():
-            self._database.delete(table, key)
-            self._database.insert(table, (key, value))
+        with self.database.transaction():
+            self.database.delete(table, key)
+            self.database.insert(table, (key, value))
 
 
 def _describe(spec: ModelSpec) -> str:
