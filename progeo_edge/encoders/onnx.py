@@ -191,10 +191,16 @@ def _open_session(
     if scan.has_half:
         # At the default level ONNX Runtime has been seen to crash the process on half-precision transformers.
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    try:
-        return cast(_Session, runtime.InferenceSession(str(path), options, providers=providers))
-    except Exception as error:  # onnxruntime raises classes of its own, which share only this base
-        raise ModelError(f"model {path} cannot be loaded: {_first_line(error)}; export it again") from error
+    reason = "this onnxruntime has no provider that could run it"
+    for first, name in enumerate(providers):
+        try:
+            # ONNX Runtime's own fallback prints to stdout and steps down in the middle of a run.
+            session = runtime.InferenceSession(str(path), options, providers=providers[first:], enable_fallback=0)
+            return cast(_Session, session)
+        except Exception as error:  # onnxruntime raises classes of its own, which share only this base
+            reason = _first_line(error)
+            _log.warning("%s did not start: %s", name, reason)
+    raise ModelError(f"model {path} cannot be loaded: {reason}; export it again")
 
 
 def _report_providers(
@@ -203,7 +209,7 @@ def _report_providers(
     """Say which provider runs, and why the better ones do not; a provider that was named and fails is an error."""
     failed = [name for name in wanted if name not in active]
     if asked is not None and failed:
-        raise ModelError(f"provider {', '.join(failed)} did not start; onnxruntime wrote the reason above")
+        raise ModelError(f"provider {', '.join(failed)} did not start; the log says why")
     reasons = [f"{name} failed to start" for name in failed]
     reasons += [f"{name} is not in this onnxruntime" for name in _DEFAULT_PROVIDERS if name not in available]
     if asked is None and "TensorrtExecutionProvider" in available:

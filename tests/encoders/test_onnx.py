@@ -114,9 +114,9 @@ def test_half_graph_agrees_and_is_loaded_at_extended(
     seen: list[Any] = []
     real = onnxruntime.InferenceSession
 
-    def spy(path: str, options: Any, providers: list[str]) -> Any:
+    def spy(path: str, options: Any, **arguments: Any) -> Any:
         seen.append(options)
-        return real(path, options, providers=providers)
+        return real(path, options, **arguments)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
     half = OnnxEncoder(bundle, precision="fp16", threads=2)
@@ -339,6 +339,35 @@ def test_the_log_says_what_runs_and_why(
 def test_a_named_provider_that_fails_is_an_error():
     with pytest.raises(ModelError, match="CUDAExecutionProvider did not start"):
         _report_providers([CUDA, CPU], [CPU], [CUDA, CPU], [CUDA])
+
+
+@pytest.mark.parametrize("asked", [None, [CUDA]])
+def test_a_provider_that_raises_is_logged_and_left(
+    asked: list[str] | None, bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    real = onnxruntime.InferenceSession
+
+    def without_device(path: str, options: Any, providers: list[str], **arguments: Any) -> Any:
+        if CUDA in providers:
+            raise RuntimeError("no CUDA-capable device is detected\nand more")
+        return real(path, options, providers=providers, **arguments)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", without_device)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    if asked is None:
+        assert OnnxEncoder(bundle).providers == (CPU,)
+    else:
+        with pytest.raises(ModelError, match="CUDAExecutionProvider did not start"):
+            OnnxEncoder(bundle, providers=asked)
+    assert "CUDAExecutionProvider did not start: no CUDA-capable device is detected" in caplog.text
+
+
+def test_damage_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    path = write_tiny_foreign(tmp_path / "foreign")
+    path.write_bytes(b"\x08\x08")
+    with pytest.raises(ModelError):
+        load_encoder(path)
+    assert capfd.readouterr().out == ""
 
 
 def test_bad_images_lose_nothing(encoder: OnnxEncoder):
