@@ -16,12 +16,13 @@ def print_retrieval(name: str, result: RetrievalResult, encode_ms: Mapping[str, 
     """Recall@N and what it was counted over."""
     from rich.table import Table
 
-    table = Table(title=f"recall in percent [95 % interval], {name}")
+    out = console()
+    out.print(f"{name}: recall in percent [95 % interval]")
+    table = Table()
     table.add_column("N")
     table.add_column("recall@N", justify="right")
     for n, interval in result.recall.items():
         table.add_row(str(n), interval.percent())
-    out = console()
     out.print(table)
     out.print(
         f"{result.num_queries} queries, {result.num_database} database images; "

@@ -168,6 +168,7 @@ def test_intervals_are_seeded_contain_the_value_and_name_their_block(tmp_path):
     assert first.block_length == 10
     assert first.to_dict() == again.to_dict()
     for interval in (first.precision, first.recall, first.curves[0].average_precision, first.event_recall):
+        assert interval.low is not None and interval.value is not None and interval.high is not None
         assert interval.low < interval.value < interval.high
     assert first.curves[0].band.shape == (2, 101)
     assert np.nanmax(first.curves[0].band[0] - first.curves[0].band[1]) <= 0
