@@ -1,0 +1,248 @@
+"""A trajectory corrected by its loop closures: pose-graph optimisation with GTSAM, which the extra `graph` installs."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from progeo_edge.config import OdometryConfig
+from progeo_edge.constraints import UNKNOWN_M, Constraint, chains, closure_constraint, odometry_constraints
+from progeo_edge.errors import ConfigError, InputError
+from progeo_edge.geometry import FloatArray, invert, make_transform, rotation_angle
+from progeo_edge.types import LoopClosure, Transform
+
+_LOGGER = logging.getLogger(__name__)
+
+INLIER_PROBABILITY = 0.999
+"""A closure whose residual is beyond this quantile of its own covariance counts as wrong."""
+_ANCHOR_SIGMA = 1e-6
+_ROTATION_FIRST = np.array([3, 4, 5, 0, 1, 2])
+# Square metres per orientation: too light to matter beside positions, enough to settle what they leave open.
+_ORIENTATION_WEIGHT_M2 = 1e-6
+
+
+def has_solver() -> bool:
+    """Whether GTSAM is installed."""
+    return importlib.util.find_spec("gtsam") is not None
+
+
+def optimise(
+    odometry_poses: Mapping[int, Transform],
+    closures: Sequence[LoopClosure],
+    config: OdometryConfig,
+    sessions: Mapping[int, int] | None = None,
+) -> dict[int, Transform]:
+    """Poses that agree with the odometry and with those closures that agree with each other.
+
+    Wrong closures are found by graduated non-convexity with truncated least squares (Yang, Antonante, Tzoumas,
+    Carlone, RA-L 2020): it starts from a convex problem, so that a right closure is not given up merely because the
+    odometry has drifted far, and ends with every closure either kept or left out.
+
+    METRIC closures count in full, UP_TO_SCALE ones by their rotation and the prior revisit radius, ROTATION_ONLY ones
+    by their rotation; see `closure_constraint`. Closures without a pose, or of a keyframe without odometry, are left
+    out.
+
+    Args:
+        odometry_poses: T_odom_base by keyframe id.
+        closures: Accepted closures.
+        config: The drift model, which says how far odometry may bend.
+        sessions: Session of each keyframe; None when all are of one. Odometry frames of sessions have nothing to do
+            with each other; closures join them.
+
+    Returns:
+        T_world_base by keyframe id. The first keyframe keeps its odometry pose, and so does the first one of every
+        group of sessions that no closure joins with an earlier group.
+
+    Raises:
+        ConfigError: GTSAM is not installed.
+        InputError: a pose that is not rigid.
+    """
+    odometry = odometry_constraints(odometry_poses, config, sessions)
+    measured = _usable_constraints(closures, odometry_poses)
+    components = _join(chains(odometry_poses, sessions), odometry_poses, measured)
+    initial = {i: component.T_world_odom[i] @ odometry_poses[i] for component in components for i in component.ids}
+    component_of = {i: number for number, component in enumerate(components) for i in component.ids}
+    measured = [c for c in measured if component_of[c.first_id] == component_of[c.second_id]]
+    if not measured:
+        return initial
+    return _solve(initial, odometry, measured, components)
+
+
+# -- what goes into the graph ----------------------------------------------------------------------------------------
+
+
+def _usable_constraints(closures: Sequence[LoopClosure], poses: Mapping[int, Transform]) -> list[Constraint]:
+    result = []
+    for closure in closures:
+        constraint = closure_constraint(closure)
+        if constraint is not None and constraint.first_id in poses and constraint.second_id in poses:
+            result.append(constraint)
+    if len(result) < len(closures):
+        _LOGGER.info("%d of %d closures have no pose or no odometry", len(closures) - len(result), len(closures))
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Component:
+    """Sessions that closures join: their ids, the first id of each, and each keyframe's odometry frame in the world."""
+
+    ids: list[int]
+    starts: list[int]
+    T_world_odom: dict[int, Transform]
+
+
+def _join(
+    session_chains: Sequence[list[int]], poses: Mapping[int, Transform], measured: Sequence[Constraint]
+) -> list[_Component]:
+    """Group chains along closures that know where they are, each laid out by the alignment most closures support."""
+    chain_of = {i: number for number, chain in enumerate(session_chains) for i in chain}
+    alignments: dict[tuple[int, int], list[Transform]] = {}
+    for c in measured:
+        a, b = chain_of[c.first_id], chain_of[c.second_id]
+        if a == b or c.covariance[0, 0] >= UNKNOWN_M**2:
+            continue
+        T_odom_a_odom_b = poses[c.first_id] @ c.T_first_second @ invert(poses[c.second_id])
+        alignments.setdefault((a, b), []).append(T_odom_a_odom_b)
+        alignments.setdefault((b, a), []).append(invert(T_odom_a_odom_b))
+    components: list[_Component] = []
+    placed: set[int] = set()
+    for root in range(len(session_chains)):
+        if root in placed:
+            continue
+        T_world = {root: np.eye(4)}
+        queue = [root]
+        for here in queue:
+            for (a, b), candidates in sorted(alignments.items(), key=lambda item: item[0]):
+                if a == here and b not in T_world:
+                    T_world[b] = T_world[here] @ _most_supported(candidates)
+                    queue.append(b)
+        placed |= T_world.keys()
+        ids = [i for number in T_world for i in session_chains[number]]
+        starts = [session_chains[number][0] for number in T_world]
+        components.append(_Component(ids, starts, {i: T_world[chain_of[i]] for i in ids}))
+    return components
+
+
+def _most_supported(alignments: Sequence[Transform]) -> Transform:
+    """The one with the smallest median distance to the others, a radian counted as much as ten metres."""
+    distances = np.array([[_distance(a, b) for b in alignments] for a in alignments])
+    return alignments[int(np.median(distances, axis=1).argmin())]
+
+
+def _distance(a: Transform, b: Transform) -> float:
+    return float(np.linalg.norm(a[:3, 3] - b[:3, 3])) + 10.0 * rotation_angle(a[:3, :3].T @ b[:3, :3])
+
+
+# -- the solver ------------------------------------------------------------------------------------------------------
+
+
+def _solve(
+    initial: Mapping[int, Transform],
+    odometry: Sequence[Constraint],
+    measured: Sequence[Constraint],
+    components: Sequence[_Component],
+) -> dict[int, Transform]:
+    gtsam = _import_gtsam()
+    graph, values = gtsam.NonlinearFactorGraph(), gtsam.Values()
+    for keyframe_id, T_world_base in initial.items():
+        values.insert(keyframe_id, gtsam.Pose3(T_world_base))
+    for component in components:
+        for number, start in enumerate(component.starts):
+            # Later sessions hang on closures; if all of those turn out wrong, this keeps the system solvable.
+            sigma = _ANCHOR_SIGMA if number == 0 else UNKNOWN_M
+            noise = gtsam.noiseModel.Isotropic.Sigma(6, sigma)
+            graph.add(gtsam.PriorFactorPose3(start, gtsam.Pose3(initial[start]), noise))
+    for constraint in [*odometry, *measured]:
+        graph.add(_factor(gtsam, constraint))
+    num_trusted = graph.size() - len(measured)
+
+    parameters = gtsam.GncLMParams()
+    parameters.setLossType(gtsam.GncLossType.TLS)
+    parameters.setKnownInliers(list(range(num_trusted)))
+    optimizer = gtsam.GncLMOptimizer(graph, values, parameters)
+    optimizer.setInlierCostThresholdsAtProbability(INLIER_PROBABILITY)
+    result = optimizer.optimize()
+    num_left_out = int(np.count_nonzero(np.asarray(optimizer.getWeights())[num_trusted:] < 0.5))
+    if num_left_out:
+        _LOGGER.warning("%d of %d closures contradict the rest and were left out", num_left_out, len(measured))
+    return {keyframe_id: np.asarray(result.atPose3(keyframe_id).matrix()) for keyframe_id in initial}
+
+
+def _factor(gtsam: Any, constraint: Constraint) -> Any:  # noqa: ANN401
+    """GTSAM perturbs on the right as we do, but orders rotation before translation."""
+    covariance = constraint.covariance[np.ix_(_ROTATION_FIRST, _ROTATION_FIRST)]
+    noise = gtsam.noiseModel.Gaussian.Covariance(covariance)
+    T_first_second = gtsam.Pose3(constraint.T_first_second)
+    return gtsam.BetweenFactorPose3(constraint.first_id, constraint.second_id, T_first_second, noise)
+
+
+def _import_gtsam() -> Any:  # noqa: ANN401
+    try:
+        import gtsam
+    except ImportError as error:
+        raise ConfigError(
+            f"the pose graph needs GTSAM, which cannot be imported ({error}); install it with "
+            "pip install 'progeo-edge[graph]'"
+        ) from error
+    return gtsam
+
+
+# -- how good is a trajectory ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TrajectoryError:
+    """Absolute trajectory error after the best rigid alignment.
+
+    Attributes:
+        rmse_m: Root mean square distance to the true positions.
+        max_m: The largest.
+        rmse_deg: Root mean square angle to the true orientations.
+    """
+
+    rmse_m: float
+    max_m: float
+    rmse_deg: float
+
+
+def trajectory_error(estimate: Mapping[int, Transform], truth: Mapping[int, Transform]) -> TrajectoryError:
+    """Compare the keyframes that both know, after aligning the estimate without changing its scale.
+
+    The alignment is Umeyama's (TPAMI 1991) with scale 1. Where positions leave it open, as on a straight line, the
+    orientations decide.
+
+    Args:
+        estimate: T_world_base by keyframe id, in any frame.
+        truth: The same in another.
+
+    Raises:
+        InputError: no keyframe in common.
+    """
+    ids = sorted(estimate.keys() & truth.keys())
+    if not ids:
+        raise InputError("estimate and truth have no keyframe in common; give both by the same keyframe ids")
+    estimated, true = np.stack([estimate[i] for i in ids]), np.stack([truth[i] for i in ids])
+    aligned = _rigid_alignment(estimated, true) @ estimated
+    errors_m = np.linalg.norm(aligned[:, :3, 3] - true[:, :3, 3], axis=1)
+    angles_rad = [rotation_angle(a[:3, :3].T @ t[:3, :3]) for a, t in zip(aligned, true, strict=True)]
+    return TrajectoryError(
+        rmse_m=float(np.sqrt(np.mean(errors_m**2))),
+        max_m=float(errors_m.max()),
+        rmse_deg=float(np.degrees(np.sqrt(np.mean(np.square(angles_rad))))),
+    )
+
+
+def _rigid_alignment(estimated: FloatArray, true: FloatArray) -> Transform:
+    """(N, 4, 4) poses each; T_true_estimated."""
+    p_estimated, p_true = estimated[:, :3, 3], true[:, :3, 3]
+    mean_estimated, mean_true = p_estimated.mean(axis=0), p_true.mean(axis=0)
+    correlation = (p_true - mean_true).T @ (p_estimated - mean_estimated)
+    correlation += _ORIENTATION_WEIGHT_M2 * np.einsum("nij,nkj->ik", true[:, :3, :3], estimated[:, :3, :3])
+    U, _, Vt = np.linalg.svd(correlation)
+    R = U @ np.diag([1.0, 1.0, np.sign(np.linalg.det(U @ Vt))]) @ Vt
+    return make_transform(R, mean_true - R @ mean_estimated)
