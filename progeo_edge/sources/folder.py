@@ -85,10 +85,11 @@ def find_images(folder: Path) -> list[Path]:
     return []
 
 
-def natural_key(name: str) -> list[tuple[int, int, str]]:
-    """Sort key under which img2 comes before img10; ties in number are broken by the text itself."""
+def natural_key(name: str) -> tuple[list[tuple[int, int, str]], str]:
+    """Sort key under which img2 comes before img10; names that differ in capitals only keep one order too."""
     parts = re.split(r"(\d+)", name)
-    return [(int(part), len(part), "") if index % 2 else (0, 0, part.casefold()) for index, part in enumerate(parts)]
+    key = [(int(part), len(part), "") if index % 2 else (0, 0, part.casefold()) for index, part in enumerate(parts)]
+    return key, name
 
 
 class _Locator:

@@ -51,11 +51,13 @@ def open_tum(folder: Path, *, rate_hz: float | None = None, camera: Camera | Non
         SourceError: rgb.txt cannot be read or names nothing.
     """
     camera = camera or _default_camera(folder)
-    images = _read_stamped_paths(folder / "rgb.txt")
-    depths = _read_stamped_paths(folder / "depth.txt") if (folder / "depth.txt").is_file() else []
+    images, broken = _read_stamped_paths(folder / "rgb.txt")
+    depths, broken_depths = _read_stamped_paths(folder / "depth.txt") if (folder / "depth.txt").is_file() else ([], [])
+    if broken_depths:
+        logger.warning("%s: %d lines of depth.txt are no stamp and path; left out", folder, len(broken_depths))
     track = _read_track(folder / "groundtruth.txt")
     depth_stamps_ns = [stamp_ns for stamp_ns, _ in depths]
-    entries: list[Entry | SkippedFrame] = []
+    entries: list[Entry | SkippedFrame] = list(broken)
     for stamp_ns, image in images:
         nearest = _nearest(depth_stamps_ns, stamp_ns)
         depth = None if nearest is None else folder / depths[nearest][1]
@@ -89,16 +91,16 @@ def _load_depth_m(path: Path | None, shape: tuple[int, ...]) -> NDArray[np.float
     return depth_m
 
 
-def _read_stamped_paths(path: Path) -> list[tuple[int, str]]:
-    """Lines of stamp and path, by stamp."""
-    result = []
+def _read_stamped_paths(path: Path) -> tuple[list[tuple[int, str]], list[SkippedFrame]]:
+    """Lines of stamp and path in the order of the stamps, and the lines that are something else."""
+    pairs, broken = [], []
     for number, fields in read_fields(path):
         try:
             stamp, name = fields
-            result.append((parse_stamp_ns(stamp, 10**9), name))
-        except ValueError as error:
-            raise SourceError(f"{path}, line {number}: {' '.join(fields)!r} is no stamp and path ({error})") from None
-    return sorted(result)
+            pairs.append((parse_stamp_ns(stamp, 10**9), name))
+        except ValueError:
+            broken.append(SkippedFrame(f"line {number}", f"{' '.join(fields)!r} is no stamp and path"))
+    return sorted(pairs), broken
 
 
 def _read_track(path: Path) -> PoseTrack | None:

@@ -106,7 +106,7 @@ def test_unreadable_files(tmp_path):
 def test_depth_files(tmp_path):
     path = tmp_path / "depth.png"
     cv2.imwrite(str(path), np.array([[0, 5000], [2500, 65535]], np.uint16))
-    np.testing.assert_allclose(read_depth_m(path, 5000), [[0, 1], [0.5, 13.107]])
+    np.testing.assert_allclose(read_depth_m(path, 5000), np.array([[0, 1], [0.5, 13.107]]))
     cv2.imwrite(str(path), PICTURE)
     with pytest.raises(FrameError, match="expected one 16-bit channel"):
         read_depth_m(path, 5000)
