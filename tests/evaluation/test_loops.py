@@ -108,6 +108,13 @@ def test_positives_inside_the_exclusion_need_not_be_found_and_are_not_wrong(tmp_
     assert judge_loops(run, _matches(tmp_path, positive), resamples=5).num_revisits == 2
 
 
+def test_precision_counts_closures_and_recall_counts_keyframes(tmp_path):
+    closures = [("4.jpg", "0.jpg"), ("4.jpg", "1.jpg"), ("4.jpg", "2.jpg"), ("5.jpg", "0.jpg")]
+    positive = [("4.jpg", "0.jpg"), ("4.jpg", "1.jpg"), ("4.jpg", "2.jpg"), ("5.jpg", "1.jpg")]
+    result = judge_loops(_run(tmp_path, {5: []}, closures), _matches(tmp_path, positive), resamples=5)
+    assert (result.precision.value, result.recall.value, result.num_closures) == (0.75, 0.5, 4)
+
+
 def test_a_run_without_closures_has_recall_0_and_no_precision(tmp_path):
     result = judge_loops(_run(tmp_path, {3: []}), _matches(tmp_path, [("3.jpg", "0.jpg")]), resamples=5)
     assert (result.precision.value, result.recall.value, result.curves) == (None, 0.0, ())
