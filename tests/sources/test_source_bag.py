@@ -11,8 +11,10 @@ import pytest
 from progeo_edge.errors import SourceError
 from progeo_edge.geometry import Camera
 from progeo_edge.sources import open_source
-from tests.sources.bag_writer import FORMATS, Messages
 from tests.sources.image_files import pose
+
+pytest.importorskip("rosbags", reason="bags need the extra: pip install 'progeo-edge[bags]'")
+from tests.sources.bag_writer import FORMATS, Messages
 
 S = 10**9
 START_NS = 1_700_000_000 * S
