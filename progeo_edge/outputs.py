@@ -155,8 +155,8 @@ def write_g2o(
     """Write the pose graph for g2o and everything that reads its format.
 
     Vertices are the keyframes with odometry. Edges are the odometry between neighbours of one session, and the METRIC
-    closures from reference to query; others have no metres and are left out, and so is what g2o cannot say: which
-    sessions share no frame.
+    closures from reference to query; closures of other kinds have no metres and are left out. Sessions that no edge
+    joins remain separate graphs in the file, each in its own odometry frame.
 
     g2o measures an edge's error as the translation and the vector part of the quaternion of `T^-1 @ T_estimate`, which
     is half a rotation vector. Its information is therefore 4 times that of a rotation vector for rotation, and twice

@@ -1,39 +1,44 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from progeo_edge.config import SearchConfig
 from progeo_edge.errors import InputError
+from progeo_edge.hnsw_graph import HnswGraph
 from progeo_edge.index import MOVE_BATCH, TAIL_LIMIT, PlaceIndex
 
+Rows = NDArray[np.float32]
 SMALL_GRAPH = SearchConfig(hnsw_above=500)
 
 
-def unit_rows(count, dimension, seed=0):
+def unit_rows(count: int, dimension: int, seed: int = 0) -> Rows:
     rows = np.random.default_rng(seed).standard_normal((count, dimension))
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
 
 
-def clustered_rows(count, dimension, seed=0, clusters=40):
+def clustered_rows(count: int, dimension: int, seed: int = 0, clusters: int = 40) -> Rows:
     rng = np.random.default_rng(seed)
     rows = rng.standard_normal((clusters, dimension))[rng.integers(clusters, size=count)]
     rows += 0.4 * rng.standard_normal(rows.shape)
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
 
 
-def exact_answer(ids, rows, query, k):
+def exact_answer(ids: Any, rows: Rows, query: Rows, k: int) -> tuple[Any, Any]:
     """The definition: cosines summed in float64, rounded to float32, best first, ties by lower id."""
     similarities = np.clip(np.sum(rows.astype(float) * query.astype(float), axis=1), -1, 1).astype(np.float32)
     order = np.lexsort((ids, -similarities))[:k]
     return ids[order], similarities[order]
 
 
-def built(rows, config, ids=None):
+def built(rows: Rows, config: SearchConfig, ids: Any = None) -> PlaceIndex:
     index = PlaceIndex(rows.shape[1], config)
     index.add(np.arange(len(rows)) if ids is None else ids, rows)
     return index
@@ -47,7 +52,7 @@ def built(rows, config, ids=None):
     seed=st.integers(0, 2**31),
     copies=st.integers(1, 4),
 )
-def test_exact_search_equals_a_full_sort(count, dimension, k, seed, copies):
+def test_exact_search_equals_a_full_sort(count: int, dimension: int, k: Any, seed: int, copies: int) -> None:
     rng = np.random.default_rng(seed)
     rows = np.tile(unit_rows(count, dimension, seed), (copies, 1))
     ids = rng.permutation(10 * len(rows))[: len(rows)]
@@ -60,7 +65,7 @@ def test_exact_search_equals_a_full_sort(count, dimension, k, seed, copies):
     assert similarities.dtype == np.float32
 
 
-def test_hnsw_recall_on_clustered_data():
+def test_hnsw_recall_on_clustered_data() -> None:
     rows = clustered_rows(3000, 32)
     index = built(rows, SMALL_GRAPH)
     assert index.kind == "hnsw"
@@ -73,7 +78,7 @@ def test_hnsw_recall_on_clustered_data():
     assert check.num_queries == 100
 
 
-def test_hnsw_similarities_are_the_exact_ones():
+def test_hnsw_similarities_are_the_exact_ones() -> None:
     rows = clustered_rows(2500, 16)
     index = built(rows, SMALL_GRAPH)
     for query in clustered_rows(20, 16, seed=2):
@@ -83,31 +88,32 @@ def test_hnsw_similarities_are_the_exact_ones():
         np.testing.assert_array_equal(similarities, expected)
 
 
-def test_self_check_sees_a_graph_that_lost_its_way():
+def test_self_check_sees_a_graph_that_lost_its_way() -> None:
     index = built(clustered_rows(6000, 32), SearchConfig(hnsw_above=500, hnsw_m=2, hnsw_ef_construction=8, hnsw_ef=1))
     assert index.self_check(k=10).recall_at_k < 0.9
 
 
-def test_in_order_insertion_finds_places_of_long_ago():
-    """A trajectory in which each descriptor resembles its neighbours in time only."""
-    rng = np.random.default_rng(3)
-    rows = np.empty((6000, 64), dtype=np.float32)
-    state = rng.standard_normal(64)
-    for row in rows:
-        state = state / np.linalg.norm(state) + 0.02 * rng.standard_normal(64)
-        row[:] = state / np.linalg.norm(state)
-    index = PlaceIndex(64, SMALL_GRAPH)
-    for keyframe_id, row in enumerate(rows):
-        index.add([keyframe_id], row[None])
-    assert index.self_check(num_queries=200, k=1).recall_at_1 >= 0.95
+def test_a_long_drive_does_not_lose_places_of_long_ago() -> None:
+    """Each keyframe resembles its neighbours in time only; a graph built in their order has recall 0.91 here."""
+    rng = np.random.default_rng(0)
+    rows = np.empty((8000, 128), dtype=np.float32)
+    state = rows[0] = unit_rows(1, 128)[0]
+    for row in rows[1:]:
+        state = state + 0.01 * rng.standard_normal(128)
+        state /= np.linalg.norm(state)
+        row[:] = state
+    index = PlaceIndex(128, SMALL_GRAPH)
+    for start in range(0, 8000, 20):
+        index.add(np.arange(start, start + 20), rows[start : start + 20])
+    assert index.self_check(num_queries=200, k=1).recall_at_1 >= 0.98
 
 
 @settings(max_examples=25, deadline=None)
 @given(data=st.data(), above=st.sampled_from([0, 40, 10_000]))
-def test_adding_and_removing_equals_a_reference_model(data, above):
+def test_adding_and_removing_equals_a_reference_model(data: Any, above: int) -> None:
     pool = unit_rows(1600, 8, seed=5)
     index = PlaceIndex(8, SearchConfig(hnsw_above=above, hnsw_ef=1000, hnsw_ef_construction=50))
-    model: dict[int, np.ndarray] = {}
+    model: dict[int, Rows] = {}
     for _ in range(data.draw(st.integers(1, 8))):
         if model and data.draw(st.booleans()):
             share = data.draw(st.sampled_from([0.01, 0.5, 1.0]))
@@ -125,7 +131,7 @@ def test_adding_and_removing_equals_a_reference_model(data, above):
         _assert_answers_like(index, model, pool)
 
 
-def _assert_answers_like(index, model, pool):
+def _assert_answers_like(index: PlaceIndex, model: dict[int, Rows], pool: Rows) -> None:
     query = unit_rows(1, 8, seed=len(model))[0]
     ids, similarities = index.search(query, 5)
     if not model:
@@ -142,7 +148,7 @@ def _assert_answers_like(index, model, pool):
     assert set(ids.tolist()) <= model.keys()
 
 
-def test_a_removed_id_can_come_back_with_another_descriptor():
+def test_a_removed_id_can_come_back_with_another_descriptor() -> None:
     rows = clustered_rows(3000, 16)
     index = built(rows, SMALL_GRAPH)
     index.remove([7, 8, 9])
@@ -156,7 +162,7 @@ def test_a_removed_id_can_come_back_with_another_descriptor():
 
 
 @pytest.mark.parametrize("above", [0, 10_000])
-def test_everything_removed_is_an_empty_index(above):
+def test_everything_removed_is_an_empty_index(above: int) -> None:
     rows = unit_rows(2000, 8)
     index = built(rows, SearchConfig(hnsw_above=above))
     index.remove(index.ids)
@@ -167,34 +173,37 @@ def test_everything_removed_is_an_empty_index(above):
     assert index.search(rows[0], 3)[0].tolist() == [4]
 
 
-def test_the_graph_is_given_up_when_most_of_it_was_removed():
+def test_the_graph_is_given_up_when_most_of_it_was_removed() -> None:
     rows = unit_rows(4000, 8)
     index = built(rows, SearchConfig(hnsw_above=1000))
-    assert index.kind == "hnsw"
+    assert str(index.kind) == "hnsw"
     index.remove(np.arange(3600))
-    assert index.kind == "exact"
+    assert str(index.kind) == "exact"
     expected, _ = exact_answer(np.arange(3600, 4000), rows[3600:], rows[5], 4)
     np.testing.assert_array_equal(index.search(rows[5], 4)[0], expected)
 
 
-def test_one_addition_moves_at_most_a_batch_into_the_graph(monkeypatch):
-    from progeo_edge.hnsw_graph import HnswGraph
-
-    inserted = []
+def test_one_addition_moves_at_most_a_batch_into_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    inserted: list[int] = []
     original = HnswGraph.add
-    monkeypatch.setattr(HnswGraph, "add", lambda self, rows: (inserted.append(len(rows)), original(self, rows))[1])
+
+    def counting(self: HnswGraph, vectors: Rows) -> Any:
+        inserted.append(len(vectors))
+        return original(self, vectors)
+
+    monkeypatch.setattr(HnswGraph, "add", counting)
     rows = unit_rows(1700, 8)
     index = built(rows[:1600], SearchConfig(hnsw_above=1600))
-    assert index.kind == "exact"
+    assert str(index.kind) == "exact"
     for keyframe_id in range(1600, 1700):
         before = sum(inserted)
         index.add([keyframe_id], rows[keyframe_id][None])
         assert sum(inserted) - before <= 2 * MOVE_BATCH
-    assert index.kind == "hnsw"
+    assert str(index.kind) == "hnsw"
     assert len(index) - sum(inserted) <= TAIL_LIMIT
 
 
-def test_k_above_the_count_and_above_ef():
+def test_k_above_the_count_and_above_ef() -> None:
     rows = unit_rows(2000, 8)
     index = built(rows, SearchConfig(hnsw_above=0, hnsw_ef=1))
     ids, similarities = index.search(rows[0], 5000)
@@ -202,25 +211,25 @@ def test_k_above_the_count_and_above_ef():
     assert np.all(np.diff(similarities) <= 0)
 
 
-def test_equal_descriptors_come_back_by_lower_id():
+def test_equal_descriptors_come_back_by_lower_id() -> None:
     index = built(np.tile(unit_rows(1, 8), (300, 1)), SearchConfig(), np.random.default_rng(0).permutation(300))
     assert index.search(unit_rows(1, 8)[0], 7)[0].tolist() == list(range(7))
 
 
-def test_the_same_calls_give_the_same_answers():
+def test_the_same_calls_give_the_same_answers() -> None:
     rows, queries = clustered_rows(3000, 16), clustered_rows(50, 16, seed=9)
     first, second = built(rows, SMALL_GRAPH), built(rows, SMALL_GRAPH)
     for query in queries:
         np.testing.assert_array_equal(first.search(query, 10)[0], second.search(query, 10)[0])
 
 
-def test_additions_removals_and_searches_from_threads():
+def test_additions_removals_and_searches_from_threads() -> None:
     rows = clustered_rows(6000, 16)
     index = built(rows[:2000], SMALL_GRAPH)
     failures: list[BaseException] = []
 
-    def guarded(work):
-        def run():
+    def guarded(work: Callable[[], None]) -> threading.Thread:
+        def run() -> None:
             try:
                 work()
             except BaseException as error:
@@ -228,15 +237,15 @@ def test_additions_removals_and_searches_from_threads():
 
         return threading.Thread(target=run)
 
-    def add():
+    def add() -> None:
         for start in range(2000, 6000, 50):
             index.add(np.arange(start, start + 50), rows[start : start + 50])
 
-    def remove():
+    def remove() -> None:
         for keyframe_id in range(0, 1000, 10):
             index.remove([keyframe_id])
 
-    def search():
+    def search() -> None:
         for query in rows[1000:1800]:
             ids, similarities = index.search(query, 5)
             assert len(ids) == 5
@@ -267,14 +276,14 @@ BAD_IDS = [
 
 
 @pytest.mark.parametrize(("ids", "message"), BAD_IDS)
-def test_bad_ids_are_refused_and_nothing_is_added(ids, message):
+def test_bad_ids_are_refused_and_nothing_is_added(ids: Any, message: str) -> None:
     index = built(unit_rows(2, 4), SearchConfig(), [100, 200])
     with pytest.raises(InputError, match=message):
         index.add(ids, unit_rows(1, 4))
     assert index.ids.tolist() == [100, 200]
 
 
-def _spoilt(column, value):
+def _spoilt(column: int, value: float) -> Any:
     rows = unit_rows(3, 4).astype(np.float64)
     rows[1, column] = value
     return rows
@@ -297,7 +306,7 @@ BAD_DESCRIPTORS = [
 
 
 @pytest.mark.parametrize(("descriptors", "message"), BAD_DESCRIPTORS)
-def test_bad_descriptors_are_refused_and_nothing_is_added(descriptors, message):
+def test_bad_descriptors_are_refused_and_nothing_is_added(descriptors: Any, message: str) -> None:
     index = PlaceIndex(4, SearchConfig())
     with pytest.raises(InputError, match=message):
         index.add([0, 1, 2], descriptors)
@@ -306,25 +315,25 @@ def test_bad_descriptors_are_refused_and_nothing_is_added(descriptors, message):
 
 @pytest.mark.parametrize("above", [0, 10_000])
 @pytest.mark.parametrize("bad", [np.zeros(4), np.ones(3) / 3**0.5, np.full(4, np.nan), np.eye(4), "text", None])
-def test_bad_queries_are_refused(above, bad):
+def test_bad_queries_are_refused(above: int, bad: Any) -> None:
     index = built(unit_rows(1500, 4), SearchConfig(hnsw_above=above))
     with pytest.raises(InputError, match="query"):
         index.search(bad, 1)
 
 
 @pytest.mark.parametrize("k", [0, -1, 1.0, True, None])
-def test_k_must_be_a_positive_integer(k):
+def test_k_must_be_a_positive_integer(k: Any) -> None:
     with pytest.raises(InputError, match="k is"):
         built(unit_rows(2, 4), SearchConfig()).search(unit_rows(1, 4)[0], k)
 
 
 @pytest.mark.parametrize("dimension", [0, -3, 2.0])
-def test_the_dimension_must_be_a_positive_integer(dimension):
+def test_the_dimension_must_be_a_positive_integer(dimension: int) -> None:
     with pytest.raises(InputError, match="dimension"):
         PlaceIndex(dimension, SearchConfig())
 
 
-def test_known_and_unknown_ids_are_refused_without_effect():
+def test_known_and_unknown_ids_are_refused_without_effect() -> None:
     index = built(unit_rows(3, 4), SearchConfig())
     with pytest.raises(InputError, match="id 2 is in the index already"):
         index.add([5, 2], unit_rows(2, 4))
@@ -333,7 +342,7 @@ def test_known_and_unknown_ids_are_refused_without_effect():
     assert index.ids.tolist() == [0, 1, 2]
 
 
-def test_half_precision_and_double_precision_are_taken():
+def test_half_precision_and_double_precision_are_taken() -> None:
     index = PlaceIndex(64, SearchConfig())
     index.add([0], unit_rows(1, 64).astype(np.float16))
     index.add([1], unit_rows(1, 64, seed=1).astype(np.float64))
