@@ -146,7 +146,7 @@ def test_odometry_can_be_switched_off_and_has_to_be_chosen(tmp_path):
 def test_camera_info_and_static_transforms(tmp_path, bag_format):
     messages = Messages(bag_format)
     half = 0.5
-    messages.add("/tf_static", START_NS, messages.static_transform("base_link", "mast", (0.0, 0.0, 1.0), IDENTITY))
+    messages.add("/tf_static", START_NS, messages.static_transform("mast", "base_link", (0.0, 0.0, -1.0), IDENTITY))
     messages.add(
         "/tf_static", START_NS, messages.static_transform("mast", "camera", (0.2, 0.0, 0.0), (-half, half, -half, half))
     )
@@ -180,7 +180,7 @@ def test_rectified_topics_use_the_projection_and_the_baseline(tmp_path):
     for index in range(3):
         stamp_ns = START_NS + index * S // 10
         messages.add("/left/image_rect", stamp_ns, messages.grey(stamp_ns, 50 + index))
-        messages.add("/right/image_rect", stamp_ns + 60_000_000, messages.grey(stamp_ns + 1_000_000, 80 + index))
+        messages.add("/right/image_rect", stamp_ns + 150_000_000, messages.grey(stamp_ns + 1_000_000, 80 + index))
     source = open_source(messages.write(tmp_path), image_topic="/left/image_rect", right_topic="/right/image_rect")
     camera = source.camera
     assert camera is not None
