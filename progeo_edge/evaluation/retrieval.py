@@ -17,6 +17,7 @@ from progeo_edge.encoders import Encoder
 from progeo_edge.errors import InputError, SourceError
 from progeo_edge.evaluation.bootstrap import RESAMPLES, Interval, bootstrap, intervals
 from progeo_edge.evaluation.labels import GroundTruth
+from progeo_edge.reranking import appearance_similarity, describe_appearance, rerank_scores
 from progeo_edge.types import Image
 
 RECALL_AT = (1, 5, 10, 20)
@@ -184,8 +185,6 @@ def rerank(
         weight: Of the appearance, 0 to 1.
         top_k: Candidates that are looked at again.
     """
-    from progeo_edge.reranking import appearance_similarity, describe_appearance
-
     rows, scores = ranking.rows.copy(), ranking.similarities.copy()
     needed = np.unique(rows[:, :top_k])
     appearance = {int(row): describe_appearance(read_image(database_paths[row])) for row in needed[needed >= 0]}
@@ -196,7 +195,7 @@ def rerank(
             continue
         references = np.stack([appearance[int(row)] for row in candidates])
         looks = appearance_similarity(describe_appearance(read_image(path)), references)
-        combined = (1.0 - weight) * scores[query, : len(candidates)] + weight * looks
+        combined = rerank_scores(scores[query, : len(candidates)], looks, weight)
         order = np.argsort(-combined, kind="stable")
         rows[query, : len(candidates)] = candidates[order]
         scores[query, : len(candidates)] = combined[order]

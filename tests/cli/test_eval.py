@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from progeo_edge.cli.eval import app, main
+from progeo_edge.config import SearchConfig
 from progeo_edge.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,10 +82,9 @@ def test_retrieval_by_places_and_as_one_recording(folder):
 
 
 def test_reranking_can_be_asked_for(folder):
-    pytest.importorskip("progeo_edge.reranking")
     arguments = ["--queries", folder / "q", "--database", folder / "d", "--utm", "--rerank", "--json", "-"]
     record = json.loads(_retrieval(*arguments).stdout)
-    assert record["rerank_weight"] == 0.2
+    assert record["rerank_weight"] == SearchConfig().rerank_weight
     assert record["recall"]["1"]["value"] == 1.0
     assert json.loads(_retrieval(*arguments, "--rerank-weight", 1).stdout)["rerank_weight"] == 1.0
 

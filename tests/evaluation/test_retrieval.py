@@ -212,14 +212,13 @@ def test_a_sequence_needs_times_to_leave_pairs_out(tmp_path):
 
 
 def test_reranking_reorders_the_head_and_leaves_the_tail(tmp_path, monkeypatch):
-    reranking = pytest.importorskip("progeo_edge.reranking")
     paths = [tmp_path / f"{row}.png" for row in range(4)]
     for row, path in enumerate(paths):
         _write_image(path, row)
     looks = {0: 0.0, 1: 0.0, 2: 1.0, 3: 1.0}
-    monkeypatch.setattr(reranking, "describe_appearance", lambda image: np.array([image[0, 0, 0]], np.uint8))
+    monkeypatch.setattr(retrieval, "describe_appearance", lambda image: np.array([image[0, 0, 0]], np.uint8))
     monkeypatch.setattr(
-        reranking,
+        retrieval,
         "appearance_similarity",
         lambda query, references: np.array([looks[int(r[0])] for r in references], np.float32),
     )
