@@ -49,11 +49,16 @@ def run(
     profile: Annotated[str | None, typer.Option(help="conservative (default), balanced or recall")] = None,
     config_file: Annotated[Path | None, typer.Option("--config", help="YAML with settings; see docs/config.md")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="one setting, as section.name=value")] = None,
-    kind: Annotated[str, typer.Option(help="auto, images, video, tum, euroc, kitti or bag")] = "auto",
+    kind: Annotated[str, typer.Option(help="auto, folder, list, video, tum, euroc, kitti or bag")] = "auto",
     rate: Annotated[float | None, typer.Option(help="frames per second to look at; all without it")] = None,
     stamps: Annotated[Path | None, typer.Option(help="file with the times of an image folder")] = None,
+    fps: Annotated[float | None, typer.Option(help="image folder without times: frames per second")] = None,
+    poses: Annotated[Path | None, typer.Option(help="image folder: CSV with the odometry of its images")] = None,
     image_topic: Annotated[str | None, typer.Option(help="bag: topic of the images")] = None,
     odom_topic: Annotated[str | None, typer.Option(help="bag: topic of the odometry")] = None,
+    depth_topic: Annotated[str | None, typer.Option(help="bag: topic of the depth images")] = None,
+    right_topic: Annotated[str | None, typer.Option(help="bag: topic of the right images of a rectified pair")] = None,
+    camera_info_topic: Annotated[str | None, typer.Option(help="bag: topic of the camera_info")] = None,
     viz: Annotated[str | None, typer.Option(help="rerun: watch live; FILE.rrd: record for later (extra viz)")] = None,
     report: Annotated[bool, typer.Option(help="write report.html")] = True,
 ) -> None:
@@ -75,10 +80,15 @@ def run(
         source,
         kind=kind,
         rate_hz=rate,
+        fps=fps,
         stamps=stamps,
+        poses=poses,
         camera=calibration,
         image_topic=image_topic,
         odom_topic=odom_topic,
+        depth_topic=depth_topic,
+        right_topic=right_topic,
+        camera_info_topic=camera_info_topic,
     )
     model = load_encoder(encoder)
     with open_run_folder(out, model.spec, config, existing_map=existing_map, resume=resume, force=force) as map_store:

@@ -129,13 +129,14 @@ def _path_plot(
 
 
 def _optimised(config: Config, infos: Sequence[Any], closures: Sequence[LoopClosure]) -> plots.Line | None:
-    """(N, 2) optimised positions; None without metric closures or without the library."""
+    """(N, 2) optimised positions; None without a closure that has a pose, or without the library."""
     from progeo_edge.pose_graph import has_solver, optimise
 
-    metric = [c for c in closures if c.verification is not None and c.verification.pose_kind is PoseKind.METRIC]
-    if not metric or not has_solver():
+    posed = [c for c in closures if c.verification is not None and c.verification.T_reference_query is not None]
+    if not posed or not has_solver():
         return None
-    poses = optimise({info.id: info.T_odom_base for info in infos}, metric, config.odometry)
+    odometry = {info.id: info.T_odom_base for info in infos}
+    poses = optimise(odometry, posed, config.odometry, sessions={info.id: info.session for info in infos})
     return np.array([poses[info.id][:2, 3] for info in infos])
 
 
