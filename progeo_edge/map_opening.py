@@ -105,8 +105,10 @@ def _uri(path: Path, options: str) -> str:
 
 
 def _connect_read_only(path: Path) -> sqlite3.Connection:
-    connection = connect(_uri(path, "mode=ro"))
+    # Not mode=ro: such a connection must leave the files of SQLite's log behind when it closes.
+    connection = connect(_uri(path, "mode=rw"))
     try:
+        connection.execute("PRAGMA query_only = ON")
         connection.execute("SELECT 1 FROM sqlite_master").fetchone()
     except sqlite3.OperationalError as error:
         connection.close()
@@ -177,6 +179,8 @@ def plain_errors(path: Path | None) -> Iterator[None]:
         raise
     except sqlite3.Error as error:
         raise _explain(map_name(path), error) from error
+    except UnicodeDecodeError as error:  # SQLite's message quotes a damaged schema
+        raise MapError(f"{map_name(path)} is damaged (its table names are no text); {RESCUE}") from error
     except OSError as error:
         raise MapError(
             f"{map_name(path)} cannot be used: {error.strerror or error}; check path and permissions"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from progeo_edge.errors import MapError
+from progeo_edge.map_opening import RESCUE
 from progeo_edge.map_rows import (
     KeyframeRecord,
     Row,
@@ -112,7 +113,7 @@ def _readable_rows(store: MapStore, table: str, losses: list[str]) -> Iterator[R
     num_found = 0
     for id in range(next_id):
         row: Row | None = None
-        with _noting(losses), store.database.reading():
+        with _noting(losses, f"row {id} of {table}: "), store.database.reading():
             row = store.database.row(table, id)
         if row is not None:
             num_found += 1
@@ -132,7 +133,7 @@ def _readable_records(store: MapStore, losses: list[str]) -> Iterator[KeyframeRe
         parts: dict[str, bytes] = {}
         for part in part_names(row):
             part_row: Row | None = None
-            with _noting(losses), store.database.reading():
+            with _noting(losses, f"{part} of keyframe {row[0]!r}: "), store.database.reading():
                 part_row = store.database.row(part, row[0])
             if part_row is not None:
                 parts[part] = cast(bytes, part_row[1])
@@ -143,8 +144,8 @@ def _readable_records(store: MapStore, losses: list[str]) -> Iterator[KeyframeRe
 
 
 @contextmanager
-def _noting(sentences: list[str]) -> Iterator[None]:
+def _noting(sentences: list[str], where: str = "") -> Iterator[None]:
     try:
         yield
     except MapError as error:
-        sentences.append(str(error))
+        sentences.append(where + str(error).removesuffix(f"; {RESCUE}"))

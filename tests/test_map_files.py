@@ -216,6 +216,21 @@ def test_rows_of_another_keyframe_are_noticed(tmp_path):
             store.keyframe(2)
 
 
+def test_unreadable_table_names_are_damage(tmp_path):
+    path = sample_map(tmp_path / "m.progeo", 3)
+    path.write_bytes(path.read_bytes().replace(b"CREATE TABLE closures", b"CREATE TABLX \xa8\xa8osures"))
+    with pytest.raises(MapError, match="is damaged"):
+        MapStore.open(path)
+
+
+def test_closing_leaves_only_the_map(tmp_path):
+    path = sample_map(tmp_path / "m.progeo", 3)
+    for read_only in (True, False):
+        with MapStore.open(path, read_only=read_only) as store:
+            assert len(store.infos()) == 3
+        assert [file.name for file in tmp_path.iterdir()] == ["m.progeo"]
+
+
 # Migration
 
 
