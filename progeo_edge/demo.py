@@ -85,7 +85,7 @@ def judge(map_store: MapStore, truth: Mapping[int, Transform], config: Config) -
     """Compare a map with true poses (stamp_ns to T_world_base)."""
     poses = {info.id: truth[info.stamp_ns] for info in map_store.infos()}
     closures = map_store.closures()
-    is_true = [is_same_place(poses[c.query_id], poses[c.reference_id]) for c in closures]
+    is_true = [_is_true(poses[c.query_id], poses[c.reference_id]) for c in closures]
     revisiting = _revisiting_keyframes(map_store, poses, config)
     recognised = {c.query_id for c, good in zip(closures, is_true, strict=True) if good}
     translation_error_m, rotation_error_deg = _pose_errors(closures, poses)
@@ -100,6 +100,11 @@ def judge(map_store: MapStore, truth: Mapping[int, Transform], config: Config) -
         odometry_rmse_m=odometry_rmse_m,
         optimised_rmse_m=optimised_rmse_m,
     )
+
+
+def _is_true(T_world_query: Transform, T_world_reference: Transform) -> bool:
+    """Whether the two keyframes can see one place: as near as the detector itself allows, with common view."""
+    return is_same_place(T_world_query, T_world_reference, max_distance_m=10.0, max_angle_deg=60.0)
 
 
 def _revisiting_keyframes(map_store: MapStore, poses: Mapping[int, Transform], config: Config) -> set[int]:

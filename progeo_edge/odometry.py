@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from progeo_edge.config import OdometryConfig
+from progeo_edge.constraints import DRIFT_CORRELATION_M
 from progeo_edge.geometry import FloatArray, invert, se3_log
 from progeo_edge.types import PoseKind, Status, Transform, Verification
 
@@ -42,9 +43,9 @@ class PathLength:
 class OdometryCheck:
     """The test of closures against the odometry.
 
-    Drift is modelled as independent steps: standard deviations grow with the path length between the two keyframes
-    (a bound, since the errors of a real odometry partly cancel), and heading error turns into position error over
-    that path.
+    The drift model is that of the pose graph (`progeo_edge.constraints`): the stated share of the path holds up to
+    `DRIFT_CORRELATION_M`; beyond, errors partly cancel and grow with the square root of the path. Heading error turns
+    into position error over that path.
     """
 
     def __init__(self, config: OdometryConfig) -> None:
@@ -69,8 +70,9 @@ class OdometryCheck:
     def covariance(self, T_reference_query: Transform, path_m: float) -> FloatArray:
         """(6, 6) covariance of an odometry-predicted relative pose, right perturbation, x y z rx ry rz."""
         config = self._config
-        sigma_m = config.floor_m + config.drift_m_per_m * path_m
-        sigma_rad = np.radians(config.floor_deg + config.drift_deg_per_m * path_m)
+        drifting_m = path_m if path_m <= DRIFT_CORRELATION_M else float(np.sqrt(DRIFT_CORRELATION_M * path_m))
+        sigma_m = config.floor_m + config.drift_m_per_m * drifting_m
+        sigma_rad = np.radians(config.floor_deg + config.drift_deg_per_m * drifting_m)
         # A heading error made half-way round displaces the end by at most the half path.
         lever_m = 0.5 * path_m * sigma_rad
         sigmas = np.array([np.hypot(sigma_m, lever_m)] * 3 + [sigma_rad] * 3)

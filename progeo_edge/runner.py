@@ -20,7 +20,7 @@ from progeo_edge.atomic import write_text
 from progeo_edge.detector import LoopDetector
 from progeo_edge.errors import InputError, SourceError
 from progeo_edge.map_store import MapStore
-from progeo_edge.outputs import candidate_record, closure_record
+from progeo_edge.outputs import KnownKeyframe, candidate_record, closure_record
 from progeo_edge.sources.base import SkippedFrame, Source
 from progeo_edge.types import Frame, Status, Update
 
@@ -119,7 +119,7 @@ class _Recorder:
     def __init__(self, detector: LoopDetector, out_dir: Path) -> None:
         self._out_dir = out_dir
         self._files: dict[str, IO[str]] = {}
-        self._infos = {info.id: info for info in detector.map_store.infos()}
+        self._infos: dict[int, KnownKeyframe] = {info.id: info for info in detector.map_store.infos()}
         self.statuses: Counter[str] = Counter()
         self.candidate_statuses: Counter[str] = Counter()
         self.stages_ms: dict[str, list[float]] = {}

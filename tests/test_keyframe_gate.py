@@ -19,7 +19,7 @@ def frame(time_s: float, x_m: float | None = None, yaw_deg: float = 0.0) -> Fram
 
 def unit(*values: float) -> np.ndarray:
     vector = np.array(values, dtype=np.float32)
-    return vector / np.linalg.norm(vector)
+    return np.asarray(vector / np.linalg.norm(vector))
 
 
 def gate_at(first: Frame, **settings) -> KeyframeGate:

@@ -56,6 +56,15 @@ def test_a_longer_path_allows_more():
     assert check.judge(wrong, at(0), at(0), path_m=300)[0] is Status.ACCEPTED
 
 
+def test_errors_partly_cancel_on_long_paths():
+    check = OdometryCheck(OdometryConfig())
+    near, far = check.covariance(I4, 10.0), check.covariance(I4, 1000.0)
+    floor = np.radians(1.0)
+    assert np.sqrt(far[5, 5]) - floor == pytest.approx(10 * (np.sqrt(near[5, 5]) - floor))
+    turned = closure(at(0, yaw_deg=90))
+    assert check.judge(turned, at(0), at(0), path_m=270)[0] is Status.ODOM_INCONSISTENT
+
+
 def test_without_metres_only_the_rotation_is_compared():
     check = OdometryCheck(OdometryConfig())
     assert check.judge(closure(at(30), PoseKind.UP_TO_SCALE), at(0), at(0), path_m=10)[0] is Status.ACCEPTED

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -155,7 +154,3 @@ def _live_view(target: str, map_store: MapStore) -> Observer:
 def main() -> None:
     """Entry point of `progeo-run`."""
     run_app(app)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -107,8 +107,8 @@ def _picture(map_store: MapStore, query_id: int, reference_id: int, verification
     return pair_picture(
         query,
         reference,
-        verification.query_px / np.array(query_features.image_size_px, dtype=np.float32),
-        verification.reference_px / np.array(reference_features.image_size_px, dtype=np.float32),
+        np.divide(verification.query_px, query_features.image_size_px, dtype=np.float32),
+        np.divide(verification.reference_px, reference_features.image_size_px, dtype=np.float32),
     )
 
 

@@ -119,7 +119,7 @@ def _figure(width_in: float, height_in: float) -> Iterator[tuple[list[str], Axes
     import matplotlib
     from matplotlib.figure import Figure
 
-    style: dict[str, Any] = {
+    style: Any = {
         "font.size": 9,
         "text.color": INK,
         "axes.labelcolor": INK,

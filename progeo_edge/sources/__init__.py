@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from progeo_edge.errors import SourceError
 from progeo_edge.geometry import Camera
@@ -42,7 +42,7 @@ _LIST_SUFFIXES = (".csv", ".txt")
 def open_source(
     path: str | Path,
     *,
-    kind: Kind | Literal["auto"] = "auto",
+    kind: str = "auto",
     rate_hz: float | None = None,
     fps: float | None = None,
     stamps: Path | None = None,
@@ -81,7 +81,7 @@ def open_source(
         raise SourceError(f"source {path} does not exist; check the path")
     if kind != "auto" and kind not in get_args(Kind):
         raise SourceError(f"kind {kind!r} is unknown; expected auto, {', '.join(KINDS)}")
-    chosen = _detect(path) if kind == "auto" else kind
+    chosen = _detect(path) if kind == "auto" else cast(Kind, kind)
     given: dict[str, Any] = {
         "fps": fps,
         "stamps": stamps,
