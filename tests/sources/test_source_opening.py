@@ -45,13 +45,13 @@ def test_kind_can_be_stated(tmp_path):
     (tmp_path / "rgb.txt").write_text("")
     assert len(list(open_source(tmp_path, kind="folder"))) == 1
     with pytest.raises(SourceError, match=r"kind 'tape' is unknown; expected auto, folder, list"):
-        open_source(tmp_path, kind="tape")  # type: ignore[arg-type]
+        open_source(tmp_path, kind="tape")
     for kind in ("video", "list"):
         with pytest.raises(SourceError, match=f"is a folder; kind {kind} is"):
             open_source(tmp_path, kind=kind)
     for kind in ("folder", "tum", "euroc", "kitti"):
         with pytest.raises(SourceError, match=f"is a file; kind {kind} is"):
-            open_source(tmp_path / "a.png", kind=kind)  # type: ignore[arg-type]
+            open_source(tmp_path / "a.png", kind=kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)
