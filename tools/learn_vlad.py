@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -113,7 +114,7 @@ def synthetic_view(grey: Image, rng: np.random.Generator) -> Image:
         light = cv2.GaussianBlur(light, (0, 0), rng.uniform(0.5, 1.5))
     if rng.random() < 0.5:
         light = light + rng.normal(0.0, rng.uniform(1.0, 7.0), light.shape)
-    return np.clip(light, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(light, 0, 255), np.uint8)
 
 
 def _random_homography(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float64]:
@@ -144,7 +145,7 @@ def learn_projection(vlads: FloatArray, following: NDArray[np.intp]) -> tuple[Fl
         task = progress.add_task("projection", total=3)
         mean, basis = principal_components(np.concatenate([vlads[0], vlads[1]]), PCA_DIMENSION)
         progress.advance(task)
-        reduced = (vlads - mean) @ basis
+        reduced = np.asarray((vlads - mean) @ basis, np.float32)
         whitening = _within_place_whitening(reduced, following)
         progress.advance(task)
         white = np.concatenate([reduced[0], reduced[1]]) @ whitening
@@ -170,7 +171,7 @@ def principal_components(rows: FloatArray, count: int) -> tuple[FloatArray, Floa
 def _within_place_whitening(reduced: FloatArray, following: NDArray[np.intp]) -> FloatArray:
     images, *views = reduced
     differences = [images[following] - images[following + 1], images - views[0]]
-    differences += [a - b for a, b in zip(views, views[1:], strict=False)]
+    differences += [a - b for a, b in pairwise(views)]
     changes = np.concatenate(differences)
     covariance = changes.T @ changes / len(changes)
     covariance += SHRINKAGE * np.trace(covariance) / len(covariance) * np.eye(len(covariance), dtype=np.float32)

@@ -1,10 +1,10 @@
-"""The default encoder: VLAD over dense RootSIFT, one shipped file of learned numbers, no network, no weights to fetch.
+"""The default encoder: VLAD over dense RootSIFT; one shipped file of learned numbers, nothing to download.
 
-Sources: dense upright SIFT and its aggregation for place recognition after Torii et al., "24/7 Place Recognition by View
+Sources: dense upright SIFT aggregated for place recognition after Torii et al., "24/7 Place Recognition by View
 Synthesis" (CVPR 2015); VLAD after Jegou et al., "Aggregating Local Descriptors into a Compact Image Representation"
-(CVPR 2010); per-word normalisation after Arandjelovic and Zisserman, "All about VLAD" (CVPR 2013); RootSIFT after
-Arandjelovic and Zisserman, "Three Things Everyone Should Know to Improve Object Retrieval" (CVPR 2012).
-docs/vlad.md gives figures and how to learn the file again.
+(CVPR 2010); normalisation per word after Arandjelovic and Zisserman, "All about VLAD" (CVPR 2013); RootSIFT after the
+same, "Three Things Everyone Should Know to Improve Object Retrieval" (CVPR 2012). docs/vlad.md gives the figures and
+tells how to learn the file again.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -33,10 +34,12 @@ SHIPPED_MODEL = Path(__file__).with_name("vlad64_512.npz")
 WORKING_SIZE_PX = 240
 BIN_SIZES_PX = (4, 7, 12)
 BIN_OVERLAP_PX = (1, 2, 3)
-GRID_STEP_PX = 8
+GRID_STEP_PX = 6
 MIN_MEAN_GRADIENT = 2.0
 NUM_ORIENTATIONS = 8
 LOCAL_DIMENSION = 4 * 4 * NUM_ORIENTATIONS
+MAP_SCALES = np.array([1.0, 2.0**0.5] * 4, np.float32)
+"""What one unit of each map of `gradient_maps` is worth, (8,) float32."""
 
 _PREPROCESSING = {
     "working_size_px": WORKING_SIZE_PX,
@@ -112,7 +115,7 @@ class VladEncoder:
         norm = float(np.linalg.norm(projected))
         if norm < 1e-6:
             return _blank_descriptor(self._spec.dimension)
-        return projected / np.float32(norm)
+        return np.asarray(projected / norm, np.float32)
 
 
 def working_image(image: Image) -> Image:
@@ -144,31 +147,34 @@ def resize_to(grey: Image, longer_side_px: int) -> Image:
     return np.asarray(cv2.resize(grey, size, interpolation=how), np.uint8)
 
 
-def gradient_maps(grey: Image) -> list[FloatArray]:
+def gradient_maps(grey: Image) -> list[Image]:
     """Split the gradient of a grey image over eight directions, 45 deg apart, starting at +x and turning to +y.
 
     Each gradient is written as a non-negative sum of the two directions that enclose it, which assigns it softly
-    without an arc tangent. Values are central differences in grey levels, exact integers; the odd (diagonal) maps
-    stand for sqrt(2) times their value.
+    without an arc tangent. Values are central differences in whole grey levels; the odd (diagonal) maps stand for
+    sqrt(2) times their value.
 
     Returns:
-        Eight (H, W) float32 maps.
+        Eight (H, W) uint8 maps.
     """
-    gx = cv2.Sobel(grey, cv2.CV_32F, 1, 0, ksize=1, borderType=cv2.BORDER_REPLICATE)
-    gy = cv2.Sobel(grey, cv2.CV_32F, 0, 1, ksize=1, borderType=cv2.BORDER_REPLICATE)
-    left, up = -gx, -gy
-    along_x, along_y = cv2.absdiff(gx, 0.0), cv2.absdiff(gy, 0.0)
-    signed = [
-        cv2.subtract(gx, along_y),
-        cv2.min(gx, gy),
-        cv2.subtract(gy, along_x),
-        cv2.min(left, gy),
-        cv2.subtract(left, along_y),
-        cv2.min(left, up),
-        cv2.subtract(up, along_x),
-        cv2.min(gx, up),
+    padded = np.asarray(cv2.copyMakeBorder(grey, 1, 1, 1, 1, cv2.BORDER_REPLICATE), np.uint8)
+    left, right = padded[1:-1, :-2], padded[1:-1, 2:]
+    above, below = padded[:-2, 1:-1], padded[2:, 1:-1]
+    # Subtraction saturates at 0, which is what cuts a negative component off.
+    east, west = cv2.subtract(right, left), cv2.subtract(left, right)
+    south, north = cv2.subtract(below, above), cv2.subtract(above, below)
+    along_x, along_y = cv2.max(east, west), cv2.max(south, north)
+    maps = [
+        cv2.subtract(east, along_y),
+        cv2.min(east, south),
+        cv2.subtract(south, along_x),
+        cv2.min(west, south),
+        cv2.subtract(west, along_y),
+        cv2.min(west, north),
+        cv2.subtract(north, along_x),
+        cv2.min(east, north),
     ]
-    return [np.asarray(np.maximum(component, 0.0, out=component), np.float32) for component in signed]
+    return [np.asarray(one, np.uint8) for one in maps]
 
 
 def dense_rootsift(grey: Image) -> FloatArray:
@@ -180,7 +186,7 @@ def dense_rootsift(grey: Image) -> FloatArray:
     Returns:
         (N, 128) float32, unit norm, only where there is gradient; N may be 0.
     """
-    integrals = np.stack([cv2.integral(component, sdepth=cv2.CV_64F) for component in gradient_maps(grey)])
+    integrals = np.asarray(cv2.merge([cv2.integral(one) for one in gradient_maps(grey)]), np.int32)
     scales = [
         _rootsift(_grid_histograms(integrals, bin_px, overlap_px), 16 * bin_px * bin_px)
         for bin_px, overlap_px in zip(BIN_SIZES_PX, BIN_OVERLAP_PX, strict=True)
@@ -245,36 +251,34 @@ def fingerprint(model: VladModel) -> str:
 
 
 def _check_model(model: VladModel, path: Path) -> None:
-    num_words, dimension = len(model.codebook.reshape(-1, 1)) // LOCAL_DIMENSION, model.offset.size
-    expected = {
-        "codebook": (model.codebook, np.float32, (num_words, LOCAL_DIMENSION)),
-        "projection": (model.projection, np.float16, (dimension, num_words * LOCAL_DIMENSION)),
-        "offset": (model.offset, np.float32, (dimension,)),
-    }
-    for name, (array, dtype, shape) in expected.items():
-        if array.dtype != dtype or array.shape != shape or array.size == 0:
-            raise ModelError(
-                f"VLAD model {path}: {name} is {array.dtype} {array.shape}; expected {np.dtype(dtype)} {shape}, "
-                "learn the file again with tools/learn_vlad.py"
-            )
-        if not np.all(np.isfinite(array)):
-            raise ModelError(f"VLAD model {path}: {name} holds NaN or infinity; learn it with tools/learn_vlad.py")
+    num_words, dimension = model.codebook.shape[:1], model.offset.shape[:1]
+    _check_array(path, "codebook", model.codebook, np.float32, (*num_words, LOCAL_DIMENSION))
+    _check_array(path, "offset", model.offset, np.float32, dimension)
+    _check_array(path, "projection", model.projection, np.float16, (*dimension, num_words[0] * LOCAL_DIMENSION))
+
+
+def _check_array(path: Path, name: str, array: NDArray[Any], dtype: type[Any], shape: tuple[int, ...]) -> None:
+    remedy = "reinstall progeo-edge or learn it with tools/learn_vlad.py"
+    if array.dtype != dtype or array.shape != shape or array.size == 0:
+        expected = f"{np.dtype(dtype)} {shape}"
+        raise ModelError(f"VLAD model {path}: {name} is {array.dtype} {array.shape}, not {expected}; {remedy}")
+    if not np.all(np.isfinite(array)):
+        raise ModelError(f"VLAD model {path}: {name} holds NaN or infinity; {remedy}")
 
 
 def _blank_descriptor(dimension: int) -> Descriptor:
     return np.full(dimension, dimension**-0.5, np.float32)
 
 
-def _grid_histograms(integrals: NDArray[np.float64], bin_px: int, overlap_px: int) -> FloatArray:
+def _grid_histograms(integrals: NDArray[np.int32], bin_px: int, overlap_px: int) -> FloatArray:
     """Sums of the maps in 4 x 4 overlapping boxes around every grid point: (N, 128), order y, x, orientation."""
-    height, width = integrals.shape[1] - 1, integrals.shape[2] - 1
-    top, bottom = _bin_edges(height, bin_px, overlap_px)
-    left, right = _bin_edges(width, bin_px, overlap_px)
-    rows = integrals[:, bottom.ravel()] - integrals[:, top.ravel()]
-    boxes = rows[:, :, right.ravel()] - rows[:, :, left.ravel()]
-    boxes[1::2] *= np.sqrt(2.0)
-    grid = boxes.reshape(NUM_ORIENTATIONS, len(top), 4, len(left), 4).transpose(1, 3, 2, 4, 0)
-    return grid.reshape(-1, LOCAL_DIMENSION).astype(np.float32)
+    top, bottom = _bin_edges(integrals.shape[0] - 1, bin_px, overlap_px)
+    left, right = _bin_edges(integrals.shape[1] - 1, bin_px, overlap_px)
+    rows = integrals[bottom.ravel()] - integrals[top.ravel()]
+    boxes = rows[:, right.ravel()] - rows[:, left.ravel()]
+    grid = boxes.reshape(len(top), 4, len(left), 4, NUM_ORIENTATIONS).transpose(0, 2, 1, 3, 4)
+    histograms = np.asarray(grid, np.float32, order="C") * MAP_SCALES
+    return histograms.reshape(-1, LOCAL_DIMENSION)
 
 
 def _bin_edges(length_px: int, bin_px: int, overlap_px: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -292,4 +296,5 @@ def _bin_edges(length_px: int, bin_px: int, overlap_px: int) -> tuple[NDArray[np
 def _rootsift(histograms: FloatArray, area_px: int) -> FloatArray:
     totals = histograms.sum(axis=1, keepdims=True)
     textured = totals[:, 0] > MIN_MEAN_GRADIENT * area_px
-    return np.asarray(np.sqrt(histograms[textured] / totals[textured]), np.float32)
+    shares = histograms[textured] / totals[textured]
+    return np.asarray(np.sqrt(shares, out=shares), np.float32)
