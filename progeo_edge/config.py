@@ -102,6 +102,9 @@ class VerificationConfig(_Section):
     max_iterations: int = Field(1000, ge=10)
     min_matches: int = Field(30, ge=5)
     min_inliers: int = Field(30, ge=5)
+    min_inliers_uncalibrated: int = Field(
+        40, ge=5, description="without intrinsics: a fundamental matrix is easily met, aliased corridors reach 36"
+    )
     min_inlier_ratio: float = Field(0.30, ge=0, le=1)
     min_coverage: float = Field(0.10, ge=0, le=1)
     max_reprojection_rmse_px: float = Field(3.0, gt=0, description="in pixels of the working image")
@@ -175,7 +178,12 @@ PROFILES: dict[str, dict[str, Any]] = {
     "conservative": {},
     "balanced": {
         "sequence": {"strong_inliers": 30},
-        "verification": {"min_inliers": 20, "min_matches": 20, "min_coverage": 0.05},
+        "verification": {
+            "min_inliers": 20,
+            "min_inliers_uncalibrated": 30,
+            "min_matches": 20,
+            "min_coverage": 0.05,
+        },
     },
     "recall": {"sequence": {"enabled": False}, "verification": {"enabled": False}},
 }
