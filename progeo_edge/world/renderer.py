@@ -2,7 +2,8 @@
 
 With (u, v) the position on a quad and z the depth of a pixel (x, y), the point lies on the quad and on the ray:
 [edge_u edge_v origin] (u, v, 1)^T = z K^-1 (x, y, 1)^T in the camera frame. So (u/z, v/z, 1/z) is linear in the pixel:
-one 3x3 matrix per quad gives its texture coordinates and the exact inverse depth.
+one 3x3 matrix per quad gives its texture coordinates and the exact inverse depth. Outlines are filled with their
+border pixels, so that neighbouring quads leave no crack: a quad may be up to one pixel too wide, in picture and depth.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ FloatMap: TypeAlias = NDArray[np.float32]
 _TEXELS_PER_M = 3.0
 _RASTER_PX_PER_M = 4.0
 _OFFSET_M = 0.3
+_INDOOR_LAMPS = 0.07
 _LAMP_COLOUR = np.array([0.55, 0.85, 1.15])
 
 
@@ -61,7 +62,7 @@ class LightBaker:
         return facing * lit[..., None] * self._lighting.sun_colour()
 
     def _lamp_light(self, quad: Quad, points: FloatArray) -> FloatArray:
-        strength = 1.0 if self._scene.indoor else self._lighting.lamps
+        strength = _INDOOR_LAMPS if self._scene.indoor else self._lighting.lamps
         total = np.zeros((*points.shape[:2], 3))
         if strength == 0:
             return total

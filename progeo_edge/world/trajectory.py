@@ -74,7 +74,7 @@ def simulate_drive(
         frame_rate_hz: Frames per second.
         speed_m_per_s: Speed on straight stretches.
         drift: Odometry's errors; None takes the defaults.
-        max_frames: Stop after this many frames.
+        max_frames: Give only so many frames; they are the first ones of the whole drive.
     """
     rng = np.random.default_rng([seed, 11])
     legs = world.scene.route
@@ -82,7 +82,7 @@ def simulate_drive(
     path = _shift(centre_line, _lateral_offsets(rng, leg_of_point, legs))
     travelled = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))])
     heading = np.unwrap(np.arctan2(*np.gradient(path, axis=0).T[::-1]))
-    stops = _distances_at_frames(travelled, heading, speed_m_per_s, frame_rate_hz)[:max_frames]
+    stops = _distances_at_frames(travelled, heading, speed_m_per_s, frame_rate_hz)
     truth = _poses(rng, path, travelled, heading, stops)
     odometry = _drifting_odometry(rng, truth, drift or DriftModel())
     leg_indices = leg_of_point[np.searchsorted(travelled, stops).clip(0, len(leg_of_point) - 1)]
@@ -95,7 +95,7 @@ def simulate_drive(
             lighting=_light_of(legs[leg_indices[i]], float(exposures[i]), seed * 100_000 + i),
             label=legs[leg_indices[i]].label,
         )
-        for i in range(len(stops))
+        for i in range(len(stops))[:max_frames]
     )
 
 
