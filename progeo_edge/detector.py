@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -76,6 +78,8 @@ class LoopDetector:
         self._gate = KeyframeGate(self.config.keyframe)
         self._session = self._begin_session(session, resume)
         self._path = self._path_so_far()
+        if resume:
+            self._recall_last_keyframe()
         self._search = CandidateSearch(map_store, self.config, self._path, current_session=self._session)
         self._judge = Judge(map_store, self.config, self._path, current_session=self._session)
 
@@ -190,7 +194,9 @@ class LoopDetector:
         closures: tuple[LoopClosure, ...],
     ) -> None:
         kept = keyframe if self.config.store.features else replace(keyframe, features=None)
-        thumbnail = frame.image if self.config.store.thumbnails else None
+        thumbnail = (
+            _thumbnail(frame.image, self.config.store.thumbnail_width_px) if self.config.store.thumbnails else None
+        )
         self.map_store.add_keyframe(kept, status=status, thumbnail=thumbnail, closures=closures)
         # Only what the map has acknowledged may influence the next frame.
         self._gate.keep(frame, keyframe.descriptor)
@@ -233,6 +239,13 @@ class LoopDetector:
                 path.add(info.id, info.T_odom_base)
         return path
 
+    def _recall_last_keyframe(self) -> None:
+        """A resumed session compares its first frame with the last keyframe, as if it had never stopped."""
+        ids = [info.id for info in self.map_store.infos() if info.session == self._session]
+        if ids:
+            last = self.map_store.keyframe(ids[-1])
+            self._gate.keep(last, last.descriptor)
+
     def _mask(self, frame: Frame) -> NDArray[np.uint8] | None:
         if not self.config.verification.static_mask:
             return None
@@ -269,6 +282,14 @@ def _check_frame(frame: Frame) -> None:
         )
     if frame.T_odom_base is not None:
         check_transform(frame.T_odom_base, f"frame {frame.name or frame.stamp_ns}: T_odom_base")
+
+
+def _thumbnail(image: Image, max_width_px: int) -> Image:
+    height_px, width_px = image.shape[:2]
+    if width_px <= max_width_px:
+        return image
+    size_px = (max_width_px, max(1, round(height_px * max_width_px / width_px)))
+    return cast(Image, cv2.resize(image, size_px, interpolation=cv2.INTER_AREA))
 
 
 def _no_keyframe(status: Status, timer: StageTimer) -> Update:

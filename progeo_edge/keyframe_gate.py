@@ -6,7 +6,7 @@ import numpy as np
 
 from progeo_edge.config import KeyframeConfig
 from progeo_edge.geometry import invert, rotation_angle
-from progeo_edge.types import Descriptor, Frame, Transform
+from progeo_edge.types import Descriptor, Frame, Keyframe, Transform
 
 
 class KeyframeGate:
@@ -39,6 +39,6 @@ class KeyframeGate:
             return True
         return frame.T_odom_base is not None or float(descriptor @ self._descriptor) < self._config.max_similarity
 
-    def keep(self, frame: Frame, descriptor: Descriptor) -> None:
+    def keep(self, frame: Frame | Keyframe, descriptor: Descriptor) -> None:
         """The frame became a keyframe."""
         self._stamp_ns, self._T_odom_base, self._descriptor = frame.stamp_ns, frame.T_odom_base, descriptor
