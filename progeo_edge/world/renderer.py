@@ -116,13 +116,14 @@ class QuadRenderer:
         outline = view.outline(corners)
         if outline is None:
             return None
-        polygon_px, nearest_m, box = outline
+        box = outline.box
         buffer, ids = view.inverse_depth[box], view.ids[box]
-        if cv2.minMaxLoc(buffer)[0] * nearest_m > 1.0:
+        if cv2.minMaxLoc(buffer)[0] * outline.nearest_m > 1.0:
             return None
         inverse = view.linear(plane[2], box)
         nearer = inverse > buffer
-        nearer &= view.fill(polygon_px, box)
+        nearer &= view.fill(outline)
+        view.trim(plane, outline, nearer)
         if not nearer.any():
             return None
         if self._quads[index].cutout:
@@ -180,8 +181,8 @@ class QuadRenderer:
             outline = view.outline(corners)
             if outline is None:
                 continue
-            polygon_px, _, box = outline
-            mask = view.fill(polygon_px, box) & (view.ids[box] == SKY)
+            box = outline.box
+            mask = view.fill(outline) & (view.ids[box] == SKY)
             if mask.any():
                 colour = cv2.cvtColor(_sample(view, plane, box, quad.texture), cv2.COLOR_BGRA2BGR)
                 cv2.copyTo(cv2.convertScaleAbs(colour, alpha=lighting.sky), mask.view(np.uint8), view.image[box])

@@ -155,6 +155,15 @@ def test_a_wall_seen_edge_on_or_from_behind_is_invisible(camera, x_m):
     assert image.any(), "the sky is still there"
 
 
+@pytest.mark.parametrize("y_m", [-0.02, -0.005, -0.001])
+def test_a_wall_almost_edge_on_gets_no_depth_beyond_its_ends(camera, y_m):
+    quad = wall((10, 0), (6, 0), -3, 6, texture())
+    for pixels in (0.0, 0.3, 0.7):
+        _, depth_m = world_of(quad).render(camera, east_camera(yaw_deg=10 + pixels * 0.4, xyz=(0, -y_m, 1.5)), CLEAN)
+        seen = depth_m[depth_m > 0]
+        assert ((seen > 5.5) & (seen < 10.5)).all()
+
+
 def test_fine_texture_far_away_turns_grey_instead_of_shimmering(camera):
     checks = np.zeros((512, 512, 4), np.uint8)
     checks[:, :, :3] = 255 * (np.indices((512, 512)).sum(axis=0) % 2)[:, :, None]
