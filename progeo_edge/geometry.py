@@ -62,7 +62,9 @@ def transform_from_quaternion(translation: ArrayLike, quaternion_xyzw: ArrayLike
     q = np.asarray(quaternion_xyzw, dtype=np.float64)
     norm = float(np.linalg.norm(q))
     if not np.isfinite(norm) or norm < 1e-6 or not np.all(np.isfinite(np.asarray(translation, dtype=np.float64))):
-        raise InputError(f"pose {translation!r} {quaternion_xyzw!r} is not a finite position with a non-zero quaternion")
+        raise InputError(
+            f"pose {translation!r} {quaternion_xyzw!r} is not a finite position with a non-zero quaternion"
+        )
     x, y, z, w = q / norm
     rotation = np.array(
         [
@@ -80,7 +82,7 @@ def quaternion_xyzw(rotation: ArrayLike) -> FloatArray:
     angle = float(np.linalg.norm(vector))
     scale = 0.5 - angle * angle / 48.0 if angle < 1e-4 else np.sin(0.5 * angle) / angle
     q = np.append(vector * scale, np.cos(0.5 * angle))
-    return cast(FloatArray, q / np.linalg.norm(q))
+    return np.asarray(q / np.linalg.norm(q))
 
 
 def adjoint(T_a_b: Transform) -> FloatArray:
@@ -109,10 +111,10 @@ def _left_jacobian(rotation_vector: FloatArray) -> FloatArray:
     angle = float(np.linalg.norm(rotation_vector))
     S = skew(rotation_vector)
     if angle < 1e-4:
-        return cast(FloatArray, np.eye(3) + 0.5 * S + S @ S / 6.0)
+        return np.asarray(np.eye(3) + 0.5 * S + S @ S / 6.0)
     a = (1.0 - np.cos(angle)) / angle**2
     b = (angle - np.sin(angle)) / angle**3
-    return cast(FloatArray, np.eye(3) + a * S + b * S @ S)
+    return np.asarray(np.eye(3) + a * S + b * S @ S)
 
 
 def check_transform(T: object, what: str) -> Transform:

@@ -79,7 +79,7 @@ class Correspondences:
 
     def usable(self) -> NDArray[np.bool_]:
         """(N,) True where both sides have finite plane coordinates."""
-        return np.isfinite(self.query.plane).all(axis=1) & np.isfinite(self.reference.plane).all(axis=1)
+        return finite_rows(self.query.plane) & finite_rows(self.reference.plane)
 
     def subset(self, keep: NDArray[np.bool_]) -> Correspondences:
         """The chosen matches only."""
@@ -108,6 +108,11 @@ def make_view(features: LocalFeatures, indices: NDArray[np.intp], camera: Camera
     return View(camera, working_px, sigma_px, _plane(working_px, camera), points_m, depth_sigma_m)
 
 
+def finite_rows(values: FloatArray) -> NDArray[np.bool_]:
+    """(N,) True where a row of (N, M) has no NaN."""
+    return np.asarray(np.isfinite(values).all(axis=1))
+
+
 def _position_sigma(features: LocalFeatures, indices: NDArray[np.intp], scale: float) -> FloatArray:
     """A keypoint of a coarse pyramid level is located to about one pixel of that level."""
     finest = ORB_PATCH_PX if features.kind == "orb" else _SIFT_SIZE_PX
@@ -122,7 +127,9 @@ def _depth_sigma(z_m: FloatArray, source: ScaleSource, camera: Camera) -> FloatA
 
 def _plane(working_px: FloatArray, camera: Camera) -> FloatArray:
     plane = camera.normalise(working_px)
-    seen = np.isfinite(plane).all(axis=1) & (np.abs(plane) < _MAX_TANGENT).all(axis=1)
+    seen = finite_rows(plane) & np.asarray((np.abs(plane) < _MAX_TANGENT).all(axis=1))
     back_px = camera.project(np.column_stack([np.where(seen[:, None], plane, 0.0), np.ones(len(plane))]))
-    inverted = (np.abs(back_px - working_px) < 1.0).all(axis=1)  # strong distortion may have no inverse at the rim
+    inverted = np.asarray(
+        (np.abs(back_px - working_px) < 1.0).all(axis=1)
+    )  # strong distortion may have no inverse at the rim
     return np.where((seen & inverted)[:, None], plane, np.nan)

@@ -6,7 +6,10 @@ import numpy as np
 
 from progeo_edge.config import VerificationConfig
 from progeo_edge.geometry import FloatArray, adjoint
-from progeo_edge.types import Transform
+from progeo_edge.types import PoseKind, Transform
+from progeo_edge.verification.two_view import TwoView
+
+_MIN_SIGMA_PX = 0.5
 
 
 def metric_covariance(
@@ -14,7 +17,7 @@ def metric_covariance(
 ) -> FloatArray:
     """(6, 6) covariance of T_reference_query between bases, right perturbation, x y z rx ry rz, metres and radians.
 
-    Sigma = s^2 (J^T W J)^-1 with s at least one (the noise model is never beaten), moved into the base frame by the
+    Sigma = s^2 (J^T W J)^-1 with s the error of the inliers but at least half a pixel, moved into the base frame by the
     adjoint, times the inflation, plus the floors in quadrature.
 
     Args:
@@ -23,28 +26,35 @@ def metric_covariance(
         T_base_camera_query: Mounting of the query's camera.
         config: Inflation and floors.
     """
-    scaled = max(rmse, 1.0) ** 2 * _inverse(hessian)
+    scaled = _scale(rmse) * _inverse(hessian)
     A = adjoint(T_base_camera_query)
     return _floored(config.covariance_inflation * A @ scaled @ A.T, config)
 
 
-def scaleless_covariance(
-    rotation_hessian: FloatArray, rmse_px: float, T_base_camera_query: Transform, config: VerificationConfig
-) -> FloatArray:
+def scaleless_covariance(pose: TwoView, T_base_camera_query: Transform, config: VerificationConfig) -> FloatArray:
     """(6, 6) covariance of a pose without metres: the translation part states the prior revisit radius.
 
+    A rotation without a translation may have taken parallax up to `min_parallax_deg` for rotation: half of that angle
+    is added as its standard deviation.
+
     Args:
-        rotation_hessian: (3, 3) information of the camera's rotation, unit pixel noise.
-        rmse_px: Of the inliers, in working pixels.
+        pose: Of the cameras.
         T_base_camera_query: Mounting of the query's camera.
         config: Inflation, floors and prior radius.
     """
     R = T_base_camera_query[:3, :3]
-    rotation = max(rmse_px, 1.0) ** 2 * R @ _inverse(rotation_hessian) @ R.T
+    rotation = _scale(pose.rmse_px) * R @ _inverse(pose.rotation_hessian) @ R.T
+    if pose.kind is PoseKind.ROTATION_ONLY:
+        rotation += np.radians(0.5 * config.min_parallax_deg) ** 2 * np.eye(3)
     covariance = np.zeros((6, 6))
     covariance[:3, :3] = config.prior_radius_m**2 * np.eye(3)
     covariance[3:, 3:] = config.covariance_inflation * rotation
     return _floored(covariance, config)
+
+
+def _scale(rmse: float) -> float:
+    """s^2; keypoints are never trusted to be better than half a pixel of the working image."""
+    return max(rmse, _MIN_SIGMA_PX) ** 2
 
 
 def _inverse(hessian: FloatArray) -> FloatArray:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from progeo_edge.errors import InputError
 from progeo_edge.geometry import Camera
 from progeo_edge.types import Image
+from progeo_edge.verification.matching import all_distances
 
 _MAX_DEPTH_STEP = 0.1
 """A 3x3 neighbourhood whose depths differ by more than this share lies on an edge: either side may be meant."""
@@ -18,8 +19,7 @@ _ROW_TOLERANCE_PX = 2.0
 _MIN_DISPARITY_PX = 1.0
 _MAX_DISPARITY_SHARE = 0.4
 _REFINE_WINDOW_PX = 15
-_MAX_HAMMING = 64
-_MAX_EUCLIDEAN = 250.0
+_MAX_DISTANCE = {"orb": 64.0, "sift": 250.0}
 
 StereoPair = tuple[NDArray[np.float32], NDArray[np.float32]]
 
@@ -64,6 +64,7 @@ def points_from_stereo(
     images: tuple[Image, Image],
     keypoints_px: StereoPair,
     descriptors: tuple[NDArray[np.uint8], NDArray[np.uint8]],
+    kind: str,
     camera: Camera,
 ) -> NDArray[np.float32]:
     """(N, 3) points of the left keypoints in the left optical frame, NaN where no right keypoint agrees.
@@ -75,6 +76,7 @@ def points_from_stereo(
         images: Left and right working image, the same size.
         keypoints_px: (N, 2) left and (M, 2) right keypoints in original pixels.
         descriptors: Their descriptors.
+        kind: "orb" or "sift".
         camera: Intrinsics of the rectified left image in original pixels, with a baseline.
     """
     left_px, right_px = keypoints_px
@@ -82,7 +84,7 @@ def points_from_stereo(
     if camera.baseline_m is None or len(left_px) == 0 or len(right_px) == 0:
         return points
     factor = camera.width_px / images[0].shape[1]
-    left, right = _match_rows(keypoints_px, descriptors, camera.width_px, factor)
+    left, right = _match_rows(keypoints_px, descriptors, kind, camera.width_px, factor)
     if len(left) == 0:
         return points
     disparity_px = _refine_disparity(images, left_px[left], right_px[right], factor)
@@ -94,6 +96,7 @@ def points_from_stereo(
 def _match_rows(
     keypoints_px: StereoPair,
     descriptors: tuple[NDArray[np.uint8], NDArray[np.uint8]],
+    kind: str,
     width_px: int,
     factor: float,
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -101,16 +104,12 @@ def _match_rows(
     disparity = left_px[:, None, 0] - right_px[None, :, 0]
     allowed = np.abs(left_px[:, None, 1] - right_px[None, :, 1]) <= _ROW_TOLERANCE_PX * factor
     allowed &= (disparity > 0) & (disparity < _MAX_DISPARITY_SHARE * width_px)
-    hamming = left_descriptors.shape[1] == 32
-    norm = cv2.NORM_HAMMING if hamming else cv2.NORM_L2
-    distances = cv2.batchDistance(
-        left_descriptors, right_descriptors, cv2.CV_32S if hamming else cv2.CV_32F, normType=norm
-    )[0].astype(np.float32)
+    distances = all_distances(left_descriptors, right_descriptors, kind)
     distances[~allowed] = np.inf
     nearest = np.argmin(distances, axis=1)
     left = np.arange(len(left_px))
     mutual = np.argmin(distances, axis=0)[nearest] == left
-    near = distances[left, nearest] <= (_MAX_HAMMING if hamming else _MAX_EUCLIDEAN)
+    near = distances[left, nearest] <= _MAX_DISTANCE[kind]
     keep = mutual & near
     return left[keep], nearest[keep]
 

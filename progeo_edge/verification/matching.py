@@ -54,9 +54,25 @@ def _nearest(
 def _nearest_euclidean(
     a: NDArray[np.float32], b: NDArray[np.float32], k: int
 ) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
-    squared = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1)[None, :] - 2.0 * (a @ b.T)
-    neighbours = np.argpartition(squared, k - 1, axis=1)[:, :k] if k < squared.shape[1] else np.argsort(squared, axis=1)
+    squared = _squared_distances(a, b)
     rows = np.arange(len(a))[:, None]
+    neighbours = np.argpartition(squared, k - 1, axis=1)[:, :k]
     neighbours = neighbours[rows, np.argsort(squared[rows, neighbours], axis=1, kind="stable")]
-    distances = np.sqrt(np.maximum(squared[rows, neighbours], 0.0)).astype(np.float32)
-    return distances, neighbours.astype(np.intp)
+    return np.sqrt(np.maximum(squared[rows, neighbours], 0.0)), neighbours.astype(np.intp)
+
+
+def _squared_distances(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    squared = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1)[None, :] - 2.0 * (a @ b.T)
+    return np.asarray(squared, dtype=np.float32)
+
+
+def all_distances(a: NDArray[np.uint8], b: NDArray[np.uint8], kind: str) -> NDArray[np.float32]:
+    """(N, M) distances between descriptors: Hamming for ORB, Euclidean for SIFT.
+
+    Both come out of one matrix product, on bits for ORB; OpenCV sorts rows when asked for all of them.
+    """
+    if kind == "orb":
+        return _squared_distances(
+            np.unpackbits(a, axis=1).astype(np.float32), np.unpackbits(b, axis=1).astype(np.float32)
+        )
+    return np.sqrt(np.maximum(_squared_distances(a.astype(np.float32), b.astype(np.float32)), 0.0))

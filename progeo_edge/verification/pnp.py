@@ -7,23 +7,26 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from progeo_edge.config import VerificationConfig
 from progeo_edge.geometry import FloatArray, invert, make_transform, rotation_angle, se3_exp
 from progeo_edge.types import Transform
-from progeo_edge.verification.correspondences import Correspondences, View
+from progeo_edge.verification.correspondences import Correspondences, View, finite_rows
 from progeo_edge.verification.refinement import Refined, refine
+from progeo_edge.verification.two_view import Mask, consistent
 
 _log = logging.getLogger(__name__)
-
-Mask = NDArray[np.bool_]
 
 MIN_POINTS = 12
 """Fewer matches with a point leave the scale to chance."""
 
 _MIN_Z_M = 1e-3
+_MAX_MAGNIFICATION = 4.0
+"""Descriptors do not match over a larger change of scale (ORB's pyramid spans 3.6); a point that claims one has a
+wrong depth, and so near to the other camera it would outweigh all others."""
+
 _RANSAC_ITERATIONS = 300
+_ROUNDS = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,17 +35,16 @@ class MetricPose:
 
     Attributes:
         T_reference_query: Camera frames.
-        consistent: (N,) over all matches: False where a point contradicts the pose; True without a point.
-        supported: (N,) True where a point agrees with the pose.
-        rmse_px: Reprojection error of the supported matches in working pixels.
+        inliers: (N,) over all matches: those whose points agree with the pose, and those without a point that obey
+            its epipolar geometry.
+        rmse_px: Reprojection error of the points in working pixels.
         whitened_rmse: The same in standard deviations of the noise model.
         hessian: (6, 6) information of the pose (right perturbation, x y z rx ry rz), unit noise.
         both_agree: False when reference-to-query and query-to-reference gave different poses.
     """
 
     T_reference_query: Transform
-    consistent: Mask
-    supported: Mask
+    inliers: Mask
     rmse_px: float
     whitened_rmse: float
     hessian: FloatArray
@@ -60,38 +62,39 @@ class _Projection:
 
     def residuals(self, T_reference_query: Transform) -> FloatArray:
         predicted_px = _project(self.points_m, self.observer, T_reference_query, self.into_query)
-        return np.einsum("nij,nj->ni", self.whitening, predicted_px - self.observer.working_px)
+        return np.asarray(np.einsum("nij,nj->ni", self.whitening, predicted_px - self.observer.working_px))
 
 
-def estimate_metric(matches: Correspondences, inliers: Mask, config: VerificationConfig) -> MetricPose | None:
-    """PnP on the inliers of the epipolar geometry, refined over both directions together.
+def estimate_metric(matches: Correspondences, config: VerificationConfig) -> MetricPose | None:
+    """PnP on all matches with a point, refined over both directions together.
 
+    The inliers of the essential matrix are not asked first: in front of a plane it may belong to a wrong pose.
     AP3P in RANSAC (Ke and Roumeliotis, CVPR 2017, through OpenCV), then Levenberg-Marquardt on the reprojection error
     in distorted pixels, weighted by keypoint scale and depth noise.
 
     Args:
         matches: All matches.
-        inliers: (N,) inliers of the epipolar geometry.
         config: Thresholds.
 
     Returns:
-        None when neither view has MIN_POINTS points among the inliers, or no pose is consistent with so many.
+        None when no pose is consistent with MIN_POINTS points.
     """
-    poses = [_one_way(matches, inliers, into_query, config) for into_query in (True, False)]
+    poses = [_one_way(matches, into_query, config) for into_query in (True, False)]
     found = [pose for pose in poses if pose is not None]
     if not found:
         return None
     both_agree = len(found) < 2 or _agree(found[0], found[1], config)
-    T, supported, _ = _jointly(matches, inliers, found[0], config)
-    T, supported, refined = _jointly(matches, inliers, T, config)
-    if refined is None or supported.sum() < MIN_POINTS:
-        return None
-    known = inliers & (_known(matches.reference) | _known(matches.query))
+    T = found[0]
+    for _ in range(_ROUNDS):
+        supported = _error_px(matches, T) < config.max_error_px
+        if supported.sum() < MIN_POINTS:
+            return None
+        refined = _refine_jointly(matches.subset(supported), T)
+        T = refined.state
     error_px = _error_px(matches.subset(supported), T)
     return MetricPose(
         T_reference_query=T,
-        consistent=~known | supported,
-        supported=supported,
+        inliers=supported | (consistent(matches, T, config) & ~with_points(matches)),
         rmse_px=float(np.sqrt(np.mean(error_px**2))),
         whitened_rmse=float(np.sqrt(np.mean(refined.residuals**2))),
         hessian=refined.hessian,
@@ -102,11 +105,16 @@ def estimate_metric(matches: Correspondences, inliers: Mask, config: Verificatio
 def has_points(matches: Correspondences, inliers: Mask) -> bool:
     """Whether one of the views has enough points for a pose in metres."""
     counts = [(inliers & _known(view)).sum() for view in (matches.reference, matches.query)]
-    return max(counts) >= MIN_POINTS
+    return bool(max(counts) >= MIN_POINTS)
+
+
+def with_points(matches: Correspondences) -> Mask:
+    """(N,) True where one of the views has a point."""
+    return _known(matches.reference) | _known(matches.query)
 
 
 def _known(view: View) -> Mask:
-    return np.asarray(np.isfinite(view.points_m).all(axis=1) & np.isfinite(view.plane).all(axis=1))
+    return finite_rows(view.points_m) & finite_rows(view.plane)
 
 
 def _sides(matches: Correspondences, into_query: bool) -> tuple[View, View]:
@@ -114,9 +122,9 @@ def _sides(matches: Correspondences, into_query: bool) -> tuple[View, View]:
     return (matches.reference, matches.query) if into_query else (matches.query, matches.reference)
 
 
-def _one_way(matches: Correspondences, inliers: Mask, into_query: bool, config: VerificationConfig) -> Transform | None:
+def _one_way(matches: Correspondences, into_query: bool, config: VerificationConfig) -> Transform | None:
     owner, observer = _sides(matches, into_query)
-    keep = inliers & _known(owner) & np.isfinite(observer.plane).all(axis=1)
+    keep = _known(owner) & finite_rows(observer.plane)
     if keep.sum() < MIN_POINTS:
         return None
     f = matches.focal_px
@@ -145,27 +153,20 @@ def _one_way(matches: Correspondences, inliers: Mask, into_query: bool, config: 
 
 def _agree(T: Transform, other: Transform, config: VerificationConfig) -> bool:
     distance_m = float(np.linalg.norm(T[:3, 3] - other[:3, 3]))
-    angle_deg = np.degrees(rotation_angle(T[:3, :3].T @ other[:3, :3]))
+    angle_deg = float(np.degrees(rotation_angle(T[:3, :3].T @ other[:3, :3])))
     return bool(distance_m <= config.both_directions_m and angle_deg <= config.both_directions_deg)
 
 
-def _jointly(
-    matches: Correspondences, inliers: Mask, T: Transform, config: VerificationConfig
-) -> tuple[Transform, Mask, Refined[Transform] | None]:
-    """Refine over every supported projection of both directions."""
-    supported = inliers & (_error_px(matches, T) < config.max_error_px)
-    if supported.sum() < MIN_POINTS:
-        return T, supported, None
-    near = matches.subset(supported)
-    shared = _known(near.reference) & _known(near.query)
-    projections = [_projection(near, into_query, T, shared) for into_query in (True, False)]
-    projections = [projection for projection in projections if len(projection.points_m)]
+def _refine_jointly(matches: Correspondences, T: Transform) -> Refined[Transform]:
+    """Refine over the projections of both directions together."""
+    shared = _known(matches.reference) & _known(matches.query)
+    both = [_projection(matches, into_query, T, shared) for into_query in (True, False)]
+    projections = [projection for projection in both if len(projection.points_m)]
 
     def residuals(T_reference_query: Transform) -> FloatArray:
         return np.concatenate([projection.residuals(T_reference_query) for projection in projections])
 
-    refined = refine(residuals, _plus, T, 6)
-    return refined.state, inliers & (_error_px(matches, refined.state) < config.max_error_px), refined
+    return refine(residuals, _plus, T, 6)
 
 
 def _plus(T: Transform, step: FloatArray) -> Transform:
@@ -178,7 +179,7 @@ def _projection(matches: Correspondences, into_query: bool, T: Transform, shared
     A match with points on both sides is projected twice with nearly the same error: each counts half.
     """
     owner, observer = _sides(matches, into_query)
-    keep = _known(owner) & np.isfinite(observer.plane).all(axis=1)
+    keep = _known(owner) & finite_rows(observer.plane)
     owner, observer = owner.subset(keep), observer.subset(keep)
     predicted_px = _project(owner.points_m, observer, T, into_query)
     depth_share = 1e-3
@@ -198,12 +199,13 @@ def _error_px(matches: Correspondences, T: Transform) -> FloatArray:
     error_px = np.full(len(matches), np.inf)
     for into_query in (True, False):
         owner, observer = _sides(matches, into_query)
-        keep = _known(owner) & np.isfinite(observer.plane).all(axis=1)
+        keep = _known(owner) & finite_rows(observer.plane)
         if not keep.any():
             continue
         predicted_px = _project(owner.points_m[keep], observer.subset(keep), T, into_query)
         one_way_px = np.linalg.norm(predicted_px - observer.working_px[keep], axis=1)
-        one_way_px[_transformed(owner.points_m[keep], T, into_query)[:, 2] < _MIN_Z_M] = np.inf
+        z_owner, z_observer = owner.points_m[keep, 2], _transformed(owner.points_m[keep], T, into_query)[:, 2]
+        one_way_px[(z_observer * _MAX_MAGNIFICATION < z_owner) | (z_observer > _MAX_MAGNIFICATION * z_owner)] = np.inf
         known = error_px[keep]
         error_px[keep] = np.where(np.isinf(known), one_way_px, np.maximum(known, one_way_px))
     return error_px

@@ -13,6 +13,7 @@ from progeo_edge.geometry import FloatArray
 State = TypeVar("State")
 
 _STEP = 1e-6
+_CONVERGED = 1e-5
 _HUBER = 2.0
 """Residuals are whitened to a standard deviation of about one; beyond two they count linearly."""
 
@@ -53,14 +54,14 @@ def refine(
     cost = _huber_cost(current)
     hessian, gradient = _normal_equations(residuals, plus, state, current, dof)
     for _ in range(iterations):
-        step = -np.linalg.solve(hessian + damping * np.diag(np.diag(hessian) + 1e-12), gradient)
-        candidate = plus(state, step)
+        damped = hessian + damping * np.diag(np.diag(hessian) + 1e-12)
+        candidate = plus(state, np.asarray(-np.linalg.solve(damped, gradient), dtype=np.float64))
         tried = residuals(candidate)
         tried_cost = _huber_cost(tried)
         if not tried_cost < cost:
             damping *= 10.0
             continue
-        converged = cost - tried_cost < 1e-6 * cost
+        converged = cost - tried_cost < _CONVERGED * cost
         state, current, cost, damping = candidate, tried, tried_cost, damping * 0.1
         hessian, gradient = _normal_equations(residuals, plus, state, current, dof)
         if converged:
@@ -75,7 +76,7 @@ def _normal_equations(
     current: FloatArray,
     dof: int,
 ) -> tuple[FloatArray, FloatArray]:
-    columns = [(residuals(plus(state, step)) - current) / _STEP for step in np.eye(dof) * _STEP]
+    columns = [(residuals(plus(state, _STEP * axis)) - current) / _STEP for axis in np.eye(dof)]
     jacobian = np.stack(columns, axis=-1)
     weighted = jacobian * _huber_weights(current)[:, None, None]
     hessian = np.einsum("nmi,nmj->ij", weighted, jacobian)

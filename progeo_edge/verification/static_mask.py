@@ -50,7 +50,7 @@ class StaticPixelMask:
             shape = (max(1, round(grey.shape[0] * scale)), max(1, round(grey.shape[1] * scale)))
             self._mean, self._squares = np.zeros(shape), np.zeros(shape)
         size = (self._mean.shape[1], self._mean.shape[0])
-        small = cv2.resize(grey, size, interpolation=cv2.INTER_AREA).astype(np.float64)
+        small = np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), dtype=np.float64)
         self._count += 1
         difference = small - self._mean
         self._mean += difference / self._count
@@ -66,9 +66,9 @@ class StaticPixelMask:
             return None
         static = (self._deviation() < self._config.static_mask_std).astype(np.uint8)
         kernel = np.ones((3, 3), dtype=np.uint8)
-        static = cv2.morphologyEx(static, cv2.MORPH_OPEN, kernel)  # a lone dull pixel is no part of the robot
+        opened = cv2.morphologyEx(static, cv2.MORPH_OPEN, kernel)  # a lone dull pixel is no part of the robot
         margin = np.ones((2 * _MARGIN_PX + 1, 2 * _MARGIN_PX + 1), dtype=np.uint8)
-        usable = np.where(cv2.dilate(static, margin) > 0, 0, 255).astype(np.uint8)
+        usable = np.where(cv2.dilate(opened, margin) > 0, 0, 255).astype(np.uint8)
         if np.count_nonzero(usable) < _MIN_USABLE * usable.size:
             return None
         return np.asarray(cv2.resize(usable, (width_px, height_px), interpolation=cv2.INTER_NEAREST), dtype=np.uint8)

@@ -14,8 +14,9 @@ from progeo_edge.geometry import Camera, FloatArray, invert, make_transform
 from progeo_edge.types import LocalFeatures, PoseKind, ScaleSource, Status, Transform, Verification
 from progeo_edge.verification.correspondences import Correspondences, make_view
 from progeo_edge.verification.covariance import metric_covariance, scaleless_covariance
+from progeo_edge.verification.degeneracy import resolve_degeneracy
 from progeo_edge.verification.matching import match_features
-from progeo_edge.verification.pnp import estimate_metric, has_points
+from progeo_edge.verification.pnp import estimate_metric, has_points, with_points
 from progeo_edge.verification.two_view import TwoView, estimate_essential, estimate_fundamental
 
 _GRID = 8
@@ -99,7 +100,7 @@ class Verifier:
             return _Geometry(np.zeros(len(matches), dtype=bool), float("nan"))
         if has_points(matches, two_view.inliers):
             return self._metric(matches, two_view, query, reference)
-        return self._scaleless(matches, two_view)
+        return self._scaleless(matches, resolve_degeneracy(matches, two_view, self._config))
 
     def _scaleless(self, matches: Correspondences, two_view: TwoView) -> _Geometry:
         if two_view.kind is PoseKind.NONE:
@@ -112,16 +113,16 @@ class Verifier:
             two_view.kind,
             ScaleSource.NONE,
             make_transform(R, mounting_r[:3, :3] @ two_view.T_reference_query[:3, 3]),
-            scaleless_covariance(two_view.rotation_hessian, two_view.rmse_px, mounting_q, self._config),
+            scaleless_covariance(two_view, mounting_q, self._config),
         )
 
     def _metric(
         self, matches: Correspondences, two_view: TwoView, query: LocalFeatures, reference: LocalFeatures
     ) -> _Geometry:
-        pose = estimate_metric(matches, two_view.inliers, self._config)
-        if pose is None:
-            contradicted = two_view.inliers & ~_with_points(matches)
-            return _Geometry(contradicted, two_view.rmse_px, failure=Status.DEGENERATE)
+        pose = estimate_metric(matches, self._config)
+        if pose is None:  # the points contradict each other, so they count against the candidate
+            unknown = two_view.inliers & ~with_points(matches)
+            return _Geometry(unknown, two_view.rmse_px, failure=Status.DEGENERATE)
         mounting_q, mounting_r = _mountings(matches)
         T = mounting_r @ pose.T_reference_query @ invert(mounting_q)
         failure = None
@@ -131,7 +132,7 @@ class Verifier:
             failure = Status.INCONSISTENT_POSES
         source = reference.point_scale_source if reference.points_m is not None else query.point_scale_source
         return _Geometry(
-            two_view.inliers & pose.consistent,
+            pose.inliers,
             pose.rmse_px,
             PoseKind.METRIC,
             source,
@@ -142,7 +143,8 @@ class Verifier:
 
     def _gate(self, geometry: _Geometry, count: int, ratio: float, coverage: float) -> Status:
         config = self._config
-        if count < config.min_inliers:
+        needed = config.min_inliers_uncalibrated if geometry.T_reference_query is None else config.min_inliers
+        if count < needed:
             return Status.FEW_INLIERS
         if ratio < config.min_inlier_ratio:
             return Status.LOW_INLIER_RATIO
@@ -158,11 +160,6 @@ def _coverage(keypoints_px: NDArray[np.float32], image_size_px: tuple[int, int])
     size = np.asarray(image_size_px, dtype=np.float64)
     cells = np.clip(np.floor((keypoints_px + 0.5) / size * _GRID), 0, _GRID - 1).astype(np.int64)
     return len(np.unique(cells[:, 0] * _GRID + cells[:, 1])) / _GRID**2
-
-
-def _with_points(matches: Correspondences) -> NDArray[np.bool_]:
-    known = [np.isfinite(view.points_m).all(axis=1) for view in (matches.query, matches.reference)]
-    return np.asarray(known[0] | known[1])
 
 
 def _mountings(matches: Correspondences) -> tuple[Transform, Transform]:
