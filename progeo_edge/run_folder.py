@@ -47,7 +47,10 @@ def open_run_folder(
         out_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SourceError(f"output folder {out_dir} cannot be made: {error}; choose another --out") from error
-    continues = resume or (existing_map is not None and own_map.exists() and own_map.samefile(existing_map))
+    continues = resume or (existing_map is not None and _is_same_file(own_map, existing_map))
+    if existing_map is not None and not continues:
+        # Before --force removes anything: a map that cannot be used must not cost the earlier results.
+        MapStore.open(existing_map, spec=spec, read_only=True).close()
     if own_map.exists() and not continues:
         if not force:
             raise SourceError(
@@ -77,6 +80,10 @@ def finish_run(out_dir: Path, map_store: MapStore, *, with_report: bool = True) 
         from progeo_edge.report import write_report
 
         write_report(out_dir, map_store)
+
+
+def _is_same_file(a: Path, b: Path) -> bool:
+    return a.exists() and b.exists() and a.samefile(b)
 
 
 def _remove_results(out_dir: Path) -> None:

@@ -163,6 +163,7 @@ def test_both_stages_are_timed():
 
 def test_the_cache_is_kept_beside_the_map(tmp_path, monkeypatch):
     monkeypatch.setattr("progeo_edge.index.TAIL_LIMIT", 4)
+    monkeypatch.setattr("progeo_edge.index.MOVE_BATCH", 4)
     path = tmp_path / "map.progeo"
     with MapStore.create(path, SPEC, descriptor_dtype="float32") as store:
         session = store.begin_session("known", camera=None, config_yaml="")
