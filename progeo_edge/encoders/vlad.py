@@ -219,7 +219,7 @@ def load_model(path: Path) -> VladModel:
         ModelError: missing, damaged, or arrays of another shape, type or with values that are not finite.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             model = VladModel(archive["codebook"], archive["projection"], archive["offset"])
     except (
         OSError,
