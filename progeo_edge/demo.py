@@ -81,7 +81,7 @@ def run_demo(
         detector = LoopDetector(encoder, map_store, source.camera, config, session=source.name)
         summary = run(source, detector, out_dir, observers=observers)
         result = judge(map_store, source.truth, config)
-        truth = {**asdict(result), "tiles": _tiles(result), "positions": _aligned_positions(map_store, source.truth)}
+        truth = {**_figures(result), "tiles": _tiles(result), "positions": _aligned_positions(map_store, source.truth)}
         summary = replace(summary, truth=truth)
         write_text(out_dir / "run.json", json.dumps(asdict(summary), indent=2) + "\n")
         detector.close()
@@ -175,6 +175,11 @@ def _aligned_positions(map_store: MapStore, truth: Mapping[int, Transform]) -> l
         return []
     T_odom_world = infos[0].T_odom_base @ invert(truth[infos[0].stamp_ns])
     return [(T_odom_world @ truth[info.stamp_ns])[:2, 3].tolist() for info in infos]
+
+
+def _figures(result: DemoResult) -> dict[str, float | None]:
+    """For JSON, which has no NaN."""
+    return {name: None if value is None or np.isnan(value) else value for name, value in asdict(result).items()}
 
 
 def _tiles(result: DemoResult) -> dict[str, str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import cv2
 
 from progeo_edge.errors import ConfigError
 from progeo_edge.map_store import MapStore
 from progeo_edge.runner import Observer
-from progeo_edge.types import Frame, Update
+from progeo_edge.types import Frame, Image, Update
 
 JPEG_QUALITY = 80
 
@@ -39,8 +40,7 @@ def open_live_view(target: str, map_store: MapStore) -> Observer:
 
     def show(frame: Frame, update: Update) -> None:
         recording.set_time("time", timestamp=frame.stamp_ns * 1e-9)
-        colour = frame.image if frame.image.ndim == 3 else cv2.cvtColor(frame.image, cv2.COLOR_GRAY2BGR)
-        recording.log("query", rr.Image(colour, color_model="BGR").compress(jpeg_quality=JPEG_QUALITY))
+        recording.log("query", rr.Image(_colour(frame.image), color_model="BGR").compress(jpeg_quality=JPEG_QUALITY))
         if update.keyframe is None:
             return
         recording.log("status", rr.TextLog(f"{update.keyframe.name}: {update.status.value}"))
@@ -49,7 +49,7 @@ def open_live_view(target: str, map_store: MapStore) -> Observer:
             recording.log("similarity", rr.Scalars(best.similarity))
             reference = map_store.thumbnail(best.reference_id)
             if reference is not None:
-                recording.log("best candidate", rr.Image(reference, color_model="BGR"))
+                recording.log("best candidate", rr.Image(_colour(reference), color_model="BGR"))
         for stage, elapsed_ms in update.timings_ms.items():
             recording.log(f"timings_ms/{stage}", rr.Scalars(elapsed_ms))
         if update.keyframe.T_odom_base is not None:
@@ -67,3 +67,7 @@ def open_live_view(target: str, map_store: MapStore) -> Observer:
             recording.log(f"odom/closures/{update.keyframe.id}-{reference_id}", rr.LineStrips3D([ends]))
 
     return show
+
+
+def _colour(image: Image) -> Image:
+    return image if image.ndim == 3 else cast(Image, cv2.cvtColor(image, cv2.COLOR_GRAY2BGR))

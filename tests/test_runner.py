@@ -147,7 +147,7 @@ def test_a_source_without_a_usable_frame_is_an_error_with_the_reason(tmp_path):
 
 
 def test_an_empty_source_is_an_error(tmp_path):
-    with pytest.raises(SourceError, match="list gave no usable frame$"):
+    with pytest.raises(SourceError, match=r"list gave no usable frame$"):
         run_list(tmp_path, MapStore.create(None, encoder().spec), [])
 
 

@@ -141,8 +141,10 @@ def _first(skipped: list[dict[str, str]]) -> str:
 
 
 def _last_stamp_ns(map_store: MapStore) -> int | None:
-    infos = map_store.infos()
-    return infos[-1].stamp_ns if infos else None
+    """Of the session that goes on; earlier sessions of the map have other clocks."""
+    session = map_store.sessions()[-1].id
+    stamps_ns = [info.stamp_ns for info in map_store.infos() if info.session == session]
+    return stamps_ns[-1] if stamps_ns else None
 
 
 def _live_view(target: str, map_store: MapStore) -> Observer:
