@@ -75,7 +75,8 @@ class Verifier:
         reference_px = reference.keypoints_px[in_reference[geometry.inliers]]
         coverage = min(_coverage(query_px, query.image_size_px), _coverage(reference_px, reference.image_size_px))
         count = len(query_px)
-        status = self._gate(geometry, count, count / len(in_query), coverage)
+        least = config.min_inliers if calibrated else config.min_inliers_uncalibrated
+        status = self._gate(geometry, count, least, count / len(in_query), coverage)
         return dataclasses.replace(
             result,
             status=status,
@@ -141,10 +142,9 @@ class Verifier:
             failure,
         )
 
-    def _gate(self, geometry: _Geometry, count: int, ratio: float, coverage: float) -> Status:
+    def _gate(self, geometry: _Geometry, count: int, least: int, ratio: float, coverage: float) -> Status:
         config = self._config
-        needed = config.min_inliers_uncalibrated if geometry.T_reference_query is None else config.min_inliers
-        if count < needed:
+        if count < least:
             return Status.FEW_INLIERS
         if ratio < config.min_inlier_ratio:
             return Status.LOW_INLIER_RATIO
