@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -208,7 +209,7 @@ def stretched_pose() -> np.ndarray:
     return np.diag([1.1, 1.0, 1.0, 1.0])
 
 
-BAD_FRAMES = {
+BAD_FRAMES: dict[str, dict[str, Any]] = {
     "float image": {"image": np.zeros((240, 320, 3), np.float32)},
     "empty image": {"image": np.zeros((0, 320, 3), np.uint8)},
     "four channels": {"image": np.zeros((240, 320, 4), np.uint8)},

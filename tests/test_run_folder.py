@@ -22,7 +22,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def earlier(tmp_path) -> Path:
+def earlier(tmp_path: Path) -> Path:
     """A folder with the results of a run."""
     out = tmp_path / "out"
     with open_run_folder(out, SPEC, Config()) as store:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from progeo_edge import timing
 from progeo_edge.timing import StageTimer
 
 
@@ -12,7 +11,7 @@ from progeo_edge.timing import StageTimer
 def clock(monkeypatch):
     """A clock in nanoseconds that stands until it is moved."""
     now = [1000]
-    monkeypatch.setattr(timing.time, "perf_counter_ns", lambda: now[0])
+    monkeypatch.setattr("progeo_edge.timing.time.perf_counter_ns", lambda: now[0])
     return now
 
 

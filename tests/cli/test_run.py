@@ -44,7 +44,7 @@ def command(capsys, monkeypatch):
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory) -> Path:
     """12 images with stamps, poses and calibration."""
-    folder = tmp_path_factory.mktemp("recording")
+    folder: Path = tmp_path_factory.mktemp("recording")
     frames = two_passes()[0]
     write_images(folder / "images", frames)
     stamps = [f"{frame.stamp_ns * 1e-9:.3f}" for frame in frames]
