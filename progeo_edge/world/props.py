@@ -9,16 +9,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from progeo_edge.types import Image
-from progeo_edge.world.lettering import ACCENTS, OWNERS, SHOP_WORDS, poster, write
+from progeo_edge.world.lettering import ACCENTS, poster, write
 from progeo_edge.world.scene import FloatArray, Quad, Solid, Texture, opaque, wall
-from progeo_edge.world.surfaces import Colour, Rng, brick, plaster, shade, to_image, value_noise, weather
+from progeo_edge.world.surfaces import Rng, brick, plaster, shade, to_image, value_noise, weather
+from progeo_edge.world.vehicles import car_pictures, van_pictures
 
 PX_PER_M = 64
-
-CAR_COLOURS: tuple[Colour, ...] = (
-    (40, 40, 170), (150, 90, 40), (200, 200, 205), (60, 60, 64),
-    (60, 130, 70), (40, 150, 215), (120, 120, 124), (235, 235, 235),
-)  # fmt: skip
 
 
 def box(
@@ -70,15 +66,15 @@ class PropShop:
         self._plain = {
             name: Texture(opaque(self._metal(shade))) for name, shade in (("dark", 62), ("grey", 128), ("light", 205))
         }
-        self._cars = [self._car_textures(colour) for colour in CAR_COLOURS]
         self._bark = Texture(opaque(weather(rng, brick(rng, 160, 24, (62, 84, 104), (5, 17)), 2.0)))
         self._crowns = [Texture(_crown(rng)) for _ in range(4)]
         self._signs = [Texture(_sign(rng, i)) for i in range(6)]
         self._lamp_head = Texture(_lamp_head())
 
     def car(self, xy: ArrayLike, heading: FloatArray) -> tuple[list[Quad], list[Solid]]:
-        """A parked car: a body and a cabin."""
-        side, front, back, glass_side, glass_end, paint = self._cars[int(self._rng.integers(len(self._cars)))]
+        """A parked car: a body and a cabin, drawn anew each time so that no two are quite the same."""
+        drawn = car_pictures(self._rng)
+        side, front, back, glass_side, glass_end, paint = (Texture(opaque(picture)) for picture in drawn)
         length = float(self._rng.uniform(3.7, 4.4))
         quads = box(xy, heading, (length, 1.7, 0.82), 0.12, [side, side, front, back, paint])
         cabin = np.asarray(xy) - 0.25 * heading
@@ -92,9 +88,7 @@ class PropShop:
 
     def van(self, xy: ArrayLike, heading: FloatArray) -> tuple[list[Quad], list[Solid]]:
         """A delivery van with a name on its side."""
-        colour = CAR_COLOURS[int(self._rng.integers(len(CAR_COLOURS)))]
-        side = Texture(opaque(_van_side(self._rng, colour)))
-        end = Texture(opaque(_van_end(self._rng, colour)))
+        side, end = (Texture(opaque(picture)) for picture in van_pictures(self._rng))
         quads = box(xy, heading, (5.0, 1.85, 2.1), 0.15, [side, side, end, end, self._plain["light"]])
         return quads, [Solid(footprint(xy, heading, 5.0, 1.85), 2.25)]
 
@@ -167,78 +161,6 @@ class PropShop:
 
     def _metal(self, shade: float) -> Image:
         return to_image(np.repeat(shade + 8 * value_noise(self._rng, 96, 32, 12)[:, :, None], 3, axis=2))
-
-    def _car_textures(self, colour: Colour) -> tuple[Texture, ...]:
-        side, front, back = (
-            _car_side(colour),
-            _car_end(self._rng, colour, (225, 235, 240)),
-            _car_end(self._rng, colour, (40, 40, 190)),
-        )
-        paint = weather(self._rng, np.full((80, 128, 3), colour, np.uint8), 0.6)
-        glass_side, glass_end = _cabin(colour, 3), _cabin(colour, 1)
-        return tuple(Texture(opaque(image)) for image in (side, front, back, glass_side, glass_end, paint))
-
-
-def _car_side(colour: Colour) -> Image:
-    image = np.full((52, 264, 3), colour, np.uint8)
-    image[38:] = (26, 26, 28)
-    image[16:18] = to_image(np.array(colour, np.float32) * 0.7)
-    for x in (95, 160):
-        cv2.line(image, (x, 0), (x, 38), shade(colour, 0.5), 2)
-        cv2.rectangle(image, (x - 22, 8), (x - 10, 11), (30, 30, 30), -1)
-    for x in (50, 214):
-        cv2.circle(image, (x, 34), 23, (24, 24, 26), -1, cv2.LINE_AA)
-        cv2.circle(image, (x, 34), 12, (168, 170, 174), -1, cv2.LINE_AA)
-        cv2.circle(image, (x, 34), 5, (60, 60, 64), -1, cv2.LINE_AA)
-    return image
-
-
-def _car_end(rng: Rng, colour: Colour, lights: Colour) -> Image:
-    image = np.full((52, 108, 3), colour, np.uint8)
-    image[42:] = (26, 26, 28)
-    for x in (4, 82):
-        cv2.rectangle(image, (x, 12), (x + 22, 24), lights, -1)
-        cv2.rectangle(image, (x, 12), (x + 22, 24), (40, 40, 40), 1)
-    cv2.rectangle(image, (34, 12), (74, 22), (40, 40, 42), -1)
-    cv2.rectangle(image, (32, 28), (76, 39), (235, 235, 235), -1)
-    plate = f"{rng.choice(list('ABKLMPRS'))}{int(rng.integers(100, 999))}"
-    write(image, plate, (32, 28, 44, 12), (20, 20, 20), rng)
-    return image
-
-
-def _cabin(colour: Colour, windows: int) -> Image:
-    image = np.full((36, 128, 3), shade(colour, 0.9), np.uint8)
-    for i in range(windows):
-        x0, x1 = 5 + i * 120 // windows, (i + 1) * 120 // windows
-        cv2.rectangle(image, (x0, 5), (x1, 32), (74, 64, 56), -1)
-        cv2.line(image, (x0 + 4, 30), (min(x1, x0 + 26), 8), (150, 142, 132), 3, cv2.LINE_AA)
-    return image
-
-
-def _van_side(rng: Rng, colour: Colour) -> Image:
-    image = weather(rng, np.full((134, 320, 3), colour, np.uint8), 0.5)
-    image[112:] = (28, 28, 30)
-    cv2.rectangle(image, (250, 16), (312, 54), (70, 62, 54), -1)
-    for x in (60, 262):
-        cv2.circle(image, (x, 112), 22, (22, 22, 24), -1, cv2.LINE_AA)
-        cv2.circle(image, (x, 112), 11, (160, 162, 166), -1, cv2.LINE_AA)
-    cv2.line(image, (240, 4), (240, 110), shade(colour, 0.5), 2)
-    ink = (30, 30, 34) if sum(colour) > 400 else (235, 238, 240)
-    write(image, str(rng.choice(SHOP_WORDS)), (12, 18, 220, 46), ink, rng)
-    write(image, f"{rng.choice(OWNERS)} & CO", (12, 64, 220, 28), ink, rng)
-    return image
-
-
-def _van_end(rng: Rng, colour: Colour) -> Image:
-    image = weather(rng, np.full((134, 118, 3), colour, np.uint8), 0.5)
-    image[116:] = (28, 28, 30)
-    cv2.rectangle(image, (10, 14), (108, 56), (72, 64, 56), -1)
-    cv2.line(image, (59, 10), (59, 112), shade(colour, 0.5), 2)
-    for x in (6, 96):
-        cv2.rectangle(image, (x, 72), (x + 16, 92), (50, 50, 200), -1)
-    cv2.rectangle(image, (36, 94), (82, 107), (235, 235, 235), -1)
-    write(image, str(int(rng.integers(1000, 9999))), (36, 94, 46, 13), (20, 20, 20), rng)
-    return image
 
 
 def _crown(rng: Rng) -> Image:
