@@ -13,7 +13,7 @@ from progeo_edge.exclusion import RecentKeyframes
 from progeo_edge.index import PlaceIndex
 from progeo_edge.index_cache import load_index, save_index
 from progeo_edge.map_store import MapStore
-from progeo_edge.odometry import PathLength
+from progeo_edge.odometry import DrivenPath
 from progeo_edge.reranking import appearance_similarity, rerank_scores
 from progeo_edge.timing import StageTimer
 from progeo_edge.types import Candidate, Keyframe, Status
@@ -22,7 +22,7 @@ from progeo_edge.types import Candidate, Keyframe, Status
 class CandidateSearch:
     """Holds the searchable part of a map, and the recent past that is not searchable yet."""
 
-    def __init__(self, map_store: MapStore, config: Config, path: PathLength, *, current_session: int | None) -> None:
+    def __init__(self, map_store: MapStore, config: Config, path: DrivenPath, *, current_session: int | None) -> None:
         self._map_store = map_store
         self._config = config
         self._path = path

@@ -19,7 +19,7 @@ from progeo_edge.geometry import Camera, check_transform
 from progeo_edge.judge import Judge, Query
 from progeo_edge.keyframe_gate import KeyframeGate
 from progeo_edge.map_store import MapStore
-from progeo_edge.odometry import PathLength
+from progeo_edge.odometry import DrivenPath
 from progeo_edge.reranking import describe_appearance
 from progeo_edge.timing import StageTimer
 from progeo_edge.types import (
@@ -231,9 +231,9 @@ class LoopDetector:
             raise MapError("the map holds no session to resume; run without resume to start one")
         return sessions[-1].id
 
-    def _path_so_far(self) -> PathLength:
+    def _path_so_far(self) -> DrivenPath:
         """Empty for a new session; for a resumed one, what it has driven until now."""
-        path = PathLength()
+        path = DrivenPath(self.config.odometry)
         for info in self.map_store.infos():
             if info.session == self._session:
                 path.add(info.id, info.T_odom_base)

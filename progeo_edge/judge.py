@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from progeo_edge.config import Config
 from progeo_edge.geometry import Camera
 from progeo_edge.map_store import MapStore
-from progeo_edge.odometry import OdometryCheck, PathLength
+from progeo_edge.odometry import DrivenPath, OdometryCheck
 from progeo_edge.place_graph import PlaceGraph
 from progeo_edge.sequence import SequenceCheck
 from progeo_edge.timing import StageTimer
-from progeo_edge.types import Candidate, Keyframe, LocalFeatures, LoopClosure, Status, Transform, Verification
+from progeo_edge.types import Candidate, Keyframe, LocalFeatures, LoopClosure, Status, Verification
 from progeo_edge.verification import Verifier
 
 CACHED_REFERENCES = 64
@@ -42,7 +42,7 @@ class Query:
 class Judge:
     """Decides about candidates, and remembers what the next decisions depend on."""
 
-    def __init__(self, map_store: MapStore, config: Config, path: PathLength, *, current_session: int | None) -> None:
+    def __init__(self, map_store: MapStore, config: Config, path: DrivenPath, *, current_session: int | None) -> None:
         self._map_store = map_store
         self._config = config
         self._path = path
@@ -118,21 +118,16 @@ class Judge:
             return self._compare_with_odometry(query.keyframe, candidate, verification)
 
     def _compare_with_odometry(self, query: Keyframe, candidate: Candidate, verification: Verification) -> Candidate:
-        T_odom_reference, path_m = self._odometry_since(candidate.reference_id, query)
-        if T_odom_reference is None or path_m is None or verification.covariance is None:
+        session, T_odom_reference = self._infos[candidate.reference_id]
+        T_odom_query = query.T_odom_base
+        comparable = self._config.odometry.enabled and session == self._session and verification.covariance is not None
+        if not comparable or T_odom_reference is None or T_odom_query is None:
             return candidate
-        assert query.T_odom_base is not None
-        status, distance = self._odometry.judge(verification, T_odom_reference, query.T_odom_base, path_m)
+        drift = self._path.covariance(candidate.reference_id, T_odom_query)
+        if drift is None:
+            return candidate
+        status, distance = self._odometry.judge(verification, T_odom_reference, T_odom_query, drift)
         return replace(candidate, status=status, odom_mahalanobis=distance)
-
-    def _odometry_since(self, reference_id: int, query: Keyframe) -> tuple[Transform | None, float | None]:
-        """Pose of the reference in the query's odometry frame and metres driven since; None where there is none."""
-        session, T_odom_reference = self._infos[reference_id]
-        path_reference_m, path_query_m = self._path.at(reference_id), self._path.to(query.T_odom_base)
-        usable = self._config.odometry.enabled and session == self._session
-        if not usable or path_reference_m is None or path_query_m is None:
-            return None, None
-        return T_odom_reference, path_query_m - path_reference_m
 
     def _features_of(self, reference_id: int) -> LocalFeatures | None:
         """Stored features; the places just looked at are likely to be asked for again."""

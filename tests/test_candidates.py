@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from progeo_edge.candidates import CandidateSearch
-from progeo_edge.config import Config, load_config
+from progeo_edge.config import Config, OdometryConfig, load_config
 from progeo_edge.map_store import MapStore
-from progeo_edge.odometry import PathLength
+from progeo_edge.odometry import DrivenPath
 from progeo_edge.reranking import describe_appearance
 from progeo_edge.timing import StageTimer
 from progeo_edge.types import Candidate, Keyframe, Status
@@ -23,7 +23,7 @@ def config(*overrides: str) -> Config:
 
 
 def search_in(store: MapStore, *overrides: str, current_session: int | None = None) -> CandidateSearch:
-    return CandidateSearch(store, config(*overrides), PathLength(), current_session=current_session)
+    return CandidateSearch(store, config(*overrides), DrivenPath(OdometryConfig()), current_session=current_session)
 
 
 def ids(candidates: Sequence[Candidate], status: Status | None = None) -> list[int]:

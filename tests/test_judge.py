@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from progeo_edge import judge as judge_module
-from progeo_edge.config import Config, load_config
+from progeo_edge.config import Config, OdometryConfig, load_config
 from progeo_edge.geometry import make_transform
 from progeo_edge.judge import Judge, Query, without_static_pixels
 from progeo_edge.map_store import MapStore
-from progeo_edge.odometry import PathLength
+from progeo_edge.odometry import DrivenPath
 from progeo_edge.timing import StageTimer
 from progeo_edge.types import Candidate, LoopClosure, PoseKind, ScaleSource, Status, Verification
 from tests.small_world import fake_keyframe, fake_map, grid_features
@@ -63,8 +63,8 @@ def verifier(monkeypatch) -> PlannedVerifier:
     return planned
 
 
-def make_judge(store: MapStore, *overrides: str, path: PathLength | None = None) -> Judge:
-    return Judge(store, config(*overrides), path or PathLength(), current_session=0)
+def make_judge(store: MapStore, *overrides: str, path: DrivenPath | None = None) -> Judge:
+    return Judge(store, config(*overrides), path or DrivenPath(OdometryConfig()), current_session=0)
 
 
 def config(*overrides: str) -> Config:
@@ -203,7 +203,7 @@ def odometry_judge(*overrides: str) -> Judge:
     """Keyframes 0 to 9 lie 1 m apart on a line."""
     poses = [at(float(i)) for i in range(10)]
     store = fake_map([0] * 10, features=[grid_features(100 + i) for i in range(10)], T_odom_base=poses)
-    path = PathLength()
+    path = DrivenPath(OdometryConfig())
     for i, pose in enumerate(poses):
         path.add(i, pose)
     return make_judge(store, *overrides, path=path)

@@ -1,20 +1,46 @@
-"""Path length and the chi-square test."""
+"""Path length, drift along the way, and the chi-square test."""
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 import pytest
 
 from progeo_edge.config import OdometryConfig
-from progeo_edge.geometry import invert, make_transform, rotation_exp, se3_exp
-from progeo_edge.odometry import OdometryCheck, PathLength
+from progeo_edge.constraints import step_covariance
+from progeo_edge.geometry import invert, make_transform, rotation_exp, se3_exp, se3_log
+from progeo_edge.odometry import DrivenPath, OdometryCheck
 from progeo_edge.types import PoseKind, Status, Verification
 
 I4 = np.eye(4)
+CONFIG = OdometryConfig()
 
 
 def at(x: float, y: float = 0.0, yaw_deg: float = 0.0) -> np.ndarray:
     return make_transform(rotation_exp([0, 0, np.radians(yaw_deg)]), [x, y, 0])
+
+
+def round_the_block(side_m: float = 20.0, step_m: float = 1.0) -> list[np.ndarray]:
+    """A square driven once, back to the start."""
+    poses = [I4]
+    for _ in range(4):
+        poses += [poses[-1] @ at(step_m * (i + 1)) for i in range(int(side_m / step_m))]
+        poses[-1] = poses[-1] @ at(0, 0, 90)
+    return poses
+
+
+def driven(poses: list[np.ndarray]) -> DrivenPath:
+    path = DrivenPath(CONFIG)
+    for keyframe_id, pose in enumerate(poses):
+        path.add(keyframe_id, pose)
+    return path
+
+
+def drift_over(poses: list[np.ndarray]) -> np.ndarray:
+    covariance = driven(poses[:-1]).covariance(0, poses[-1])
+    assert covariance is not None
+    return covariance
 
 
 def closure(T_reference_query: np.ndarray, kind: PoseKind = PoseKind.METRIC) -> Verification:
@@ -23,75 +49,89 @@ def closure(T_reference_query: np.ndarray, kind: PoseKind = PoseKind.METRIC) -> 
 
 
 def test_path_adds_up_along_the_way():
-    path = PathLength()
-    for keyframe_id, (x, y) in enumerate([(0, 0), (3, 0), (3, 4)]):
-        path.add(keyframe_id, at(x, y))
+    path = driven([at(0), at(3), at(3, 4)])
     assert path.at(2) == pytest.approx(7)
     assert path.to(at(3, 5)) == pytest.approx(8)
     assert path.at(99) is None
 
 
 def test_path_without_odometry_is_unknown():
-    path = PathLength()
+    path = DrivenPath(CONFIG)
     path.add(0, None)
     assert path.at(0) is None
     assert path.to(None) is None
     assert path.to(at(5)) == 0.0
+    assert path.covariance(0, at(5)) is None
+
+
+def test_the_covariance_is_that_of_simulated_drives():
+    poses = round_the_block()
+    random = np.random.default_rng(1)
+    steps = [invert(a) @ b for a, b in itertools.pairwise(poses)]
+    roots = [np.linalg.cholesky(step_covariance(step, CONFIG)) for step in steps]
+    errors = []
+    for _ in range(1500):
+        pose = I4
+        for step, root in zip(steps, roots, strict=True):
+            pose = pose @ step @ se3_exp(root @ random.standard_normal(6))
+        errors.append(se3_log(invert(poses[-1]) @ pose))
+    floor = np.diag([CONFIG.floor_m**2] * 3 + [np.radians(CONFIG.floor_deg) ** 2] * 3)
+    simulated = np.sqrt(np.diag(np.cov(np.array(errors).T) + floor))
+    np.testing.assert_allclose(np.sqrt(np.diag(drift_over(poses))), simulated, rtol=0.1)
+
+
+def test_the_covariance_does_not_depend_on_where_odometry_began():
+    poses = round_the_block()
+    moved = [at(300, -500, 70) @ pose for pose in poses]
+    np.testing.assert_allclose(drift_over(moved), drift_over(poses), rtol=1e-6, atol=1e-9)
 
 
 def test_agreement_is_accepted_and_contradiction_is_not():
-    check = OdometryCheck(OdometryConfig())
-    reference, query = at(0), at(0.5, 0.2, 5)
-    T_true = invert(reference) @ query
-    assert check.judge(closure(T_true), reference, query, path_m=50)[0] is Status.ACCEPTED
-    status, distance = check.judge(closure(at(30)), reference, query, path_m=50)
+    check, poses = OdometryCheck(CONFIG), round_the_block()
+    drift = drift_over(poses)
+    assert check.judge(closure(at(0.5, 0.2, 5)), poses[0], poses[-1], drift)[0] is Status.ACCEPTED
+    status, distance = check.judge(closure(at(30)), poses[0], poses[-1], drift)
     assert status is Status.ODOM_INCONSISTENT
     assert distance**2 > 22.46
 
 
-def test_a_longer_path_allows_more():
-    check = OdometryCheck(OdometryConfig())
-    wrong = closure(at(8))
-    assert check.judge(wrong, at(0), at(0), path_m=10)[0] is Status.ODOM_INCONSISTENT
-    assert check.judge(wrong, at(0), at(0), path_m=300)[0] is Status.ACCEPTED
-
-
-def test_errors_partly_cancel_on_long_paths():
-    check = OdometryCheck(OdometryConfig())
-    near, far = check.covariance(I4, 10.0), check.covariance(I4, 1000.0)
-    floor = np.radians(1.0)
-    assert np.sqrt(far[5, 5]) - floor == pytest.approx(10 * (np.sqrt(near[5, 5]) - floor))
-    turned = closure(at(0, yaw_deg=90))
-    assert check.judge(turned, at(0), at(0), path_m=270)[0] is Status.ODOM_INCONSISTENT
+def test_a_longer_way_allows_more_but_never_a_wrong_turn():
+    check = OdometryCheck(CONFIG)
+    once, five_times = round_the_block(), round_the_block()
+    for _ in range(4):
+        five_times += [five_times[-1] @ pose for pose in round_the_block()[1:]]
+    off, turned = closure(at(5)), closure(at(0, yaw_deg=90))
+    assert check.judge(off, I4, I4, drift_over(once))[0] is Status.ODOM_INCONSISTENT
+    assert check.judge(off, I4, I4, drift_over(five_times))[0] is Status.ACCEPTED
+    assert check.judge(turned, I4, I4, drift_over(five_times))[0] is Status.ODOM_INCONSISTENT
 
 
 def test_without_metres_only_the_rotation_is_compared():
-    check = OdometryCheck(OdometryConfig())
-    assert check.judge(closure(at(30), PoseKind.UP_TO_SCALE), at(0), at(0), path_m=10)[0] is Status.ACCEPTED
+    check, drift = OdometryCheck(CONFIG), drift_over(round_the_block())
+    assert check.judge(closure(at(30), PoseKind.UP_TO_SCALE), I4, I4, drift)[0] is Status.ACCEPTED
     turned = closure(at(0, yaw_deg=60), PoseKind.UP_TO_SCALE)
-    assert check.judge(turned, at(0), at(0), path_m=10)[0] is Status.ODOM_INCONSISTENT
+    assert check.judge(turned, I4, I4, drift)[0] is Status.ODOM_INCONSISTENT
 
 
 def test_the_false_alarm_rate_is_that_of_the_chi_square():
-    check = OdometryCheck(OdometryConfig())
-    verification = closure(I4)
-    assert verification.covariance is not None
-    covariance = check.covariance(I4, 40.0) + verification.covariance
+    check, drift = OdometryCheck(CONFIG), drift_over(round_the_block())
+    covariance = closure(I4).covariance
+    assert covariance is not None
     random = np.random.default_rng(0)
-    errors = random.multivariate_normal(np.zeros(6), covariance, size=4000)
-    refused = [check.judge(closure(se3_exp(e)), I4, I4, path_m=40.0)[0] is Status.ODOM_INCONSISTENT for e in errors]
+    errors = random.multivariate_normal(np.zeros(6), drift + covariance, size=4000)
+    refused = [check.judge(closure(se3_exp(e)), I4, I4, drift)[0] is Status.ODOM_INCONSISTENT for e in errors]
     assert np.mean(refused) < 0.004
 
 
 def test_gravity_is_compared_when_it_is_known():
+    drift = drift_over(round_the_block())
     leaning = closure(make_transform(rotation_exp([np.radians(5), 0, 0]), [0, 0, 0]))
     aligned = OdometryCheck(OdometryConfig(gravity_aligned=True))
-    unknown = OdometryCheck(OdometryConfig())
-    assert aligned.judge(leaning, I4, I4, path_m=100)[0] is Status.GRAVITY
-    assert unknown.judge(leaning, I4, I4, path_m=100)[0] is Status.ACCEPTED
-    assert aligned.judge(closure(at(0, yaw_deg=8)), I4, I4, path_m=100)[0] is Status.ACCEPTED
+    assert aligned.judge(leaning, I4, I4, drift)[0] is Status.GRAVITY
+    assert OdometryCheck(CONFIG).judge(leaning, I4, I4, drift)[0] is Status.ACCEPTED
+    assert aligned.judge(closure(at(0, yaw_deg=8)), I4, I4, drift)[0] is Status.ACCEPTED
 
 
 def test_a_verification_without_a_pose_is_a_mistake():
     with pytest.raises(ValueError, match="without a pose"):
-        OdometryCheck(OdometryConfig()).judge(Verification(Status.ACCEPTED), I4, I4, path_m=1)
+        OdometryCheck(CONFIG).judge(Verification(Status.ACCEPTED), I4, I4, np.eye(6))
