@@ -21,6 +21,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from progeo_edge.bundle import ModelSpec
 from progeo_edge.errors import ModelError
@@ -86,6 +87,7 @@ class VladEncoder:
         self._offset = learned.offset
         dimension, num_words = len(learned.offset), len(learned.codebook)
         self._spec = ModelSpec(f"vlad{num_words}-{dimension}", dimension, fingerprint(learned))
+        self._blas = ThreadpoolController()
 
     @property
     def spec(self) -> ModelSpec:
@@ -99,8 +101,11 @@ class VladEncoder:
             InputError: an image is not uint8, not of such a shape, or empty.
         """
         descriptors = np.empty((len(images), self._spec.dimension), np.float32)
-        for row, image in enumerate(images):
-            descriptors[row] = self._encode_one(image)
+        # These products are too small to share: beside other load, threads that wait for each other cost ten times
+        # what they save (59 to 92 ms against 12 on two busy cores).
+        with self._blas.limit(limits=1, user_api="blas"):
+            for row, image in enumerate(images):
+                descriptors[row] = self._encode_one(image)
         return descriptors
 
     def close(self) -> None:
