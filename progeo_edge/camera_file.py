@@ -60,9 +60,7 @@ def camera_from_dict(values: Mapping[str, Any]) -> Camera:
         ConfigError: unknown or missing key, or a value that no camera has.
     """
     _check_keys(values)
-    model = values["model"]
-    if model not in _DISTORTION_LENGTHS:
-        raise ConfigError(f"model {model!r} is unknown; choose pinhole or fisheye")
+    model = _model(values["model"])
     K = np.eye(3)
     K[0, 0], K[1, 1] = _number(values, "fx_px"), _number(values, "fy_px")
     K[0, 2], K[1, 2] = _number(values, "cx_px"), _number(values, "cy_px")
@@ -91,7 +89,7 @@ def camera_from_ros(values: Mapping[str, Any]) -> Camera:
     if missing:
         raise ConfigError(f"camera_info lacks {', '.join(missing)}; write the file with ROS's camera_calibration")
     name = values.get("distortion_model", "plumb_bob")
-    if name not in _ROS_MODELS:
+    if not isinstance(name, str) or name not in _ROS_MODELS:
         raise ConfigError(f"distortion_model {name!r} is unknown; expected one of {', '.join(_ROS_MODELS)}")
     K = _matrix(values["camera_matrix"], (3, 3), "camera_matrix")
     coefficients = values.get("distortion_coefficients", {"data": []})
@@ -140,12 +138,21 @@ def _check_keys(values: Mapping[str, Any]) -> None:
     known = _REQUIRED_KEYS | _OPTIONAL_KEYS
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(str(key), sorted(known), n=1, cutoff=0.5)
+            begun = [name for name in sorted(known) if name.startswith(str(key))]
+            near = begun or difflib.get_close_matches(str(key), sorted(known), n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"expected {', '.join(sorted(known))}"
             raise ConfigError(f"key {key!r} is unknown; {hint}")
     missing = sorted(_REQUIRED_KEYS - set(values))
     if missing:
         raise ConfigError(f"{', '.join(missing)} missing; a camera needs {', '.join(sorted(_REQUIRED_KEYS))}")
+
+
+def _model(value: object) -> Model:
+    if value == "pinhole":
+        return "pinhole"
+    if value == "fisheye":
+        return "fisheye"
+    raise ConfigError(f"model {value!r} is unknown; choose pinhole or fisheye")
 
 
 def _number(values: Mapping[str, Any], key: str) -> float:

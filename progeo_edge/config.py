@@ -116,7 +116,7 @@ class VerificationConfig(_Section):
     both_directions_m: float = Field(0.3, gt=0, description="PnP in both directions must agree within this distance")
     both_directions_deg: float = Field(5.0, gt=0, description="and this angle")
     # Measured on rendered streets with exact poses: the keypoint and depth noise model with these three values gives
-    # a NEES of 0.7 times its expectation. Ten-fold inflation and floors of 5 cm and 0.5 deg gave 0.01.
+    # a NEES of about its expectation. Ten-fold inflation and floors of 5 cm and 0.5 deg gave 0.01.
     covariance_inflation: float = Field(
         1.0, ge=1, description="factor on the computed covariance; raise it when the calibration is doubtful"
     )

@@ -33,7 +33,7 @@ def invert(T_a_b: Transform) -> Transform:
 
 
 def skew(v: ArrayLike) -> FloatArray:
-    """(3,) to the (3, 3) matrix with skew(v) @ u = v x u."""
+    """Vector (3,) to the (3, 3) matrix that multiplies a vector u to the cross product v x u."""
     x, y, z = np.asarray(v, dtype=np.float64)
     return np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
 
@@ -45,7 +45,12 @@ def rotation_exp(rotation_vector: ArrayLike) -> FloatArray:
 
 def rotation_log(rotation: ArrayLike) -> FloatArray:
     """(3, 3) rotation to rotation vector (3,) in radians, norm at most pi."""
-    return cast(FloatArray, cv2.Rodrigues(np.asarray(rotation, dtype=np.float64))[0].ravel())
+    R = np.asarray(rotation, dtype=np.float64)
+    half = 0.5 * np.array([R[2, 1] - R[1, 2], R[0, 2] - R[2, 0], R[1, 0] - R[0, 1]])
+    sine = float(np.linalg.norm(half))
+    if sine < 1e-3 and np.trace(R) > 1.0:  # OpenCV rounds angles under 1e-5 to zero
+        return np.asarray(half * (1.0 + sine**2 / 6.0))
+    return cast(FloatArray, cv2.Rodrigues(R)[0].ravel())
 
 
 def rotation_angle(rotation: ArrayLike) -> float:

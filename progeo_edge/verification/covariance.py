@@ -9,7 +9,7 @@ from progeo_edge.geometry import FloatArray, adjoint
 from progeo_edge.types import PoseKind, Transform
 from progeo_edge.verification.two_view import TwoView
 
-_MIN_SIGMA_PX = 0.5
+_MIN_SIGMA_PX = 0.4
 
 
 def metric_covariance(
@@ -17,7 +17,7 @@ def metric_covariance(
 ) -> FloatArray:
     """(6, 6) covariance of T_reference_query between bases, right perturbation, x y z rx ry rz, metres and radians.
 
-    Sigma = s^2 (J^T W J)^-1 with s the error of the inliers but at least half a pixel, moved into the base frame by the
+    Sigma = s^2 (J^T W J)^-1 with s the error of the inliers, at least 0.4 pixels, moved into the base frame by the
     adjoint, times the inflation, plus the floors in quadrature.
 
     Args:
@@ -53,7 +53,7 @@ def scaleless_covariance(pose: TwoView, T_base_camera_query: Transform, config: 
 
 
 def _scale(rmse: float) -> float:
-    """s^2; keypoints are never trusted to be better than half a pixel of the working image."""
+    """s^2; keypoints are never trusted to be better than 0.4 pixels of the working image."""
     return max(rmse, _MIN_SIGMA_PX) ** 2
 
 

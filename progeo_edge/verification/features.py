@@ -18,7 +18,7 @@ ORB_PATCH_PX = 31
 """Diameter that ORB describes, at the scale of its pyramid level."""
 
 _LEVELS = 8
-_OVERSAMPLING = 2
+_OVERSAMPLING = 3
 _FAST_THRESHOLD = 5
 """Low, as the strongest are chosen afterwards: at 20 a dim hall at 160x120 gives 150 keypoints, at 5 1200."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from dataclasses import dataclass
 
@@ -85,6 +86,9 @@ def estimate_metric(matches: Correspondences, config: VerificationConfig) -> Met
         return None
     both_agree = len(found) < 2 or _agree(found[0], found[1], config)
     T = found[0]
+    if not both_agree:  # tell of one direction only: no pose can please both
+        unknown = dataclasses.replace(matches.query, points_m=np.full_like(matches.query.points_m, np.nan))
+        matches = dataclasses.replace(matches, query=unknown)
     for _ in range(_ROUNDS):
         supported = _error_px(matches, T) < config.max_error_px
         if supported.sum() < MIN_POINTS:
