@@ -28,7 +28,7 @@ _ROS_MODELS: dict[str, Model] = {
 _MAX_SIDE_PX = 100_000
 
 
-def load_camera(path: Path) -> Camera:
+def load_camera(path: str | Path) -> Camera:
     """Read a calibration.
 
     Two layouts are known: the keys of `Camera.to_dict` (model, width_px, height_px, fx_px, fy_px, cx_px, cy_px, and

@@ -193,7 +193,7 @@ PROFILES: dict[str, dict[str, Any]] = {
 
 
 def load_config(
-    path: Path | None = None,
+    path: str | Path | None = None,
     *,
     profile: str | None = None,
     overrides: Sequence[str] = (),
@@ -210,7 +210,7 @@ def load_config(
     Raises:
         ConfigError: unreadable file, unknown key (with the nearest known one), wrong type or range.
     """
-    from_file = _read_yaml(path) if path is not None else {}
+    from_file = _read_yaml(Path(path)) if path is not None else {}
     from_overrides: dict[str, Any] = {}
     for item in overrides:
         _set_dotted(from_overrides, item)

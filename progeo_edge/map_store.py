@@ -48,7 +48,7 @@ class MapStore(MapContent):
     """
 
     @classmethod
-    def create(cls, path: Path | None, spec: ModelSpec, *, descriptor_dtype: str = "float16") -> MapStore:
+    def create(cls, path: str | Path | None, spec: ModelSpec, *, descriptor_dtype: str = "float16") -> MapStore:
         """Make a new map.
 
         Args:
@@ -65,10 +65,10 @@ class MapStore(MapContent):
             raise InputError(f"descriptor_dtype {descriptor_dtype!r} is unknown; expected float16 or float32")
         model = {"name": spec.name, "dimension": spec.dimension, "fingerprint": spec.fingerprint}
         header = {"model": json.dumps(model), "map_id": uuid.uuid4().hex, "descriptor_dtype": descriptor_dtype}
-        return cls(MapDatabase.create(path, header))
+        return cls(MapDatabase.create(None if path is None else Path(path), header))
 
     @classmethod
-    def open(cls, path: Path, *, spec: ModelSpec | None = None, read_only: bool = False) -> MapStore:
+    def open(cls, path: str | Path, *, spec: ModelSpec | None = None, read_only: bool = False) -> MapStore:
         """Open an existing map.
 
         Args:
@@ -79,7 +79,7 @@ class MapStore(MapContent):
         Raises:
             MapError: missing, no map, of a newer schema, of another model, damaged, or not writable when it must be.
         """
-        database = MapDatabase.open(path, read_only=read_only)
+        database = MapDatabase.open(Path(path), read_only=read_only)
         try:
             store = cls(database)
             if spec is not None and spec.fingerprint != store.spec.fingerprint:

@@ -33,3 +33,14 @@ def test_the_package_alone_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_paths_may_be_plain_strings(tmp_path):
+    from progeo_edge import MapStore, load_config, load_encoder
+
+    (tmp_path / "c.yaml").write_text("search: {top_k: 7}\n")
+    assert load_config(str(tmp_path / "c.yaml")).search.top_k == 7
+    encoder = load_encoder("vlad")
+    MapStore.create(str(tmp_path / "a.progeo"), encoder.spec).close()
+    with MapStore.open(str(tmp_path / "a.progeo"), spec=encoder.spec) as map_store:
+        assert len(map_store) == 0
