@@ -68,7 +68,7 @@ class FeatureExtractor:
         working = _resize(grey, scale)
         mask_working = _resize_mask(mask, grey.shape, working.shape)
         keypoints, descriptors = self._describe(working, self._detect(working, mask_working))
-        positions_px = _original_pixels(keypoints, grey.shape, working.shape)
+        positions_px = _original_pixels(keypoints, self._config.detector, grey.shape, working.shape)
         sizes_px = np.array([keypoint.size for keypoint in keypoints], dtype=np.float32) / np.float32(scale)
         points_m, source = None, ScaleSource.NONE
         if camera is not None and depth_m is not None:
@@ -124,7 +124,7 @@ class FeatureExtractor:
             )
         right_working = _resize(right_grey, self._config.working_size_px / max(shape))
         right_keypoints, right_descriptors = self._describe(right_working, self._detect(right_working, None))
-        right_px = _original_pixels(right_keypoints, shape, working.shape)
+        right_px = _original_pixels(right_keypoints, self._config.detector, shape, working.shape)
         return points_from_stereo(
             (working, right_working),
             (positions_px, right_px),
@@ -203,11 +203,14 @@ def _root_sift(descriptors: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def _original_pixels(
-    keypoints: Sequence[cv2.KeyPoint], shape: tuple[int, ...], working_shape: tuple[int, ...]
+    keypoints: Sequence[cv2.KeyPoint], kind: str, shape: tuple[int, ...], working_shape: tuple[int, ...]
 ) -> NDArray[np.float32]:
     """Working pixels to original ones; pixel centres lie at integers, so the half pixel moves too."""
     if not keypoints:
         return np.zeros((0, 2), dtype=np.float32)
     factor = np.array([shape[1] / working_shape[1], shape[0] / working_shape[0]], dtype=np.float32)
     working_px = np.asarray(cv2.KeyPoint.convert(list(keypoints)), dtype=np.float32)
+    if kind == "orb":  # OpenCV multiplies positions by the scale of their pyramid level and forgets that half pixel
+        level_scale = np.array([keypoint.size for keypoint in keypoints], dtype=np.float32) / ORB_PATCH_PX
+        working_px = working_px + 0.5 * (level_scale[:, None] - 1.0)
     return np.asarray((working_px + 0.5) * factor - 0.5, dtype=np.float32)

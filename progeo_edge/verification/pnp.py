@@ -151,7 +151,7 @@ def _one_way(matches: Correspondences, into_query: bool, config: VerificationCon
     T_observer_owner = make_transform(cv2.Rodrigues(rvec)[0], tvec)
     T = invert(T_observer_owner) if into_query else T_observer_owner
     keep[np.flatnonzero(keep)[np.setdiff1d(np.arange(keep.sum()), chosen.ravel())]] = False
-    projection = _projection(matches.subset(keep), into_query, T, shared=np.zeros(keep.sum(), dtype=bool))
+    projection = _projection(matches.subset(keep), into_query, T)
     return refine(projection.residuals, _plus, T, 6).state
 
 
@@ -163,8 +163,7 @@ def _agree(T: Transform, other: Transform, config: VerificationConfig) -> bool:
 
 def _refine_jointly(matches: Correspondences, T: Transform) -> Refined[Transform]:
     """Refine over the projections of both directions together."""
-    shared = _known(matches.reference) & _known(matches.query)
-    both = [_projection(matches, into_query, T, shared) for into_query in (True, False)]
+    both = [_projection(matches, into_query, T) for into_query in (True, False)]
     projections = [projection for projection in both if len(projection.points_m)]
 
     def residuals(T_reference_query: Transform) -> FloatArray:
@@ -177,11 +176,8 @@ def _plus(T: Transform, step: FloatArray) -> Transform:
     return np.asarray(T @ se3_exp(step))
 
 
-def _projection(matches: Correspondences, into_query: bool, T: Transform, shared: Mask) -> _Projection:
-    """The projections of one direction, whitened by keypoint and depth noise at pose T.
-
-    A match with points on both sides is projected twice with nearly the same error: each counts half.
-    """
+def _projection(matches: Correspondences, into_query: bool, T: Transform) -> _Projection:
+    """The projections of one direction, whitened by keypoint and depth noise at pose T."""
     owner, observer = _sides(matches, into_query)
     keep = _known(owner) & finite_rows(observer.plane)
     owner, observer = owner.subset(keep), observer.subset(keep)
@@ -193,7 +189,6 @@ def _projection(matches: Correspondences, into_query: bool, T: Transform, shared
     magnification = _focal(observer) * owner.points_m[:, 2] / (_focal(owner) * z_observer)
     variance = observer.sigma_px**2 + (owner.sigma_px * magnification) ** 2
     covariance = variance[:, None, None] * np.eye(2) + np.einsum("ni,nj->nij", depth_px, depth_px)
-    covariance *= np.where(shared[keep], 2.0, 1.0)[:, None, None]
     whitening = np.linalg.inv(np.linalg.cholesky(covariance))
     return _Projection(owner.points_m, observer, whitening, into_query)
 

@@ -61,6 +61,19 @@ def test_a_reference_keypoint_is_used_once_by_its_best(cross_check):
     assert dict(zip(in_query.tolist(), in_reference.tolist(), strict=True)) == {1: 7, 2: 3}
 
 
+@pytest.mark.parametrize(("cross_check", "expected"), [(True, {1: 1}), (False, {0: 0, 1: 1})])
+def test_the_cross_check_asks_the_reference_back(cross_check, expected):
+    def bits(*ones):
+        row = np.zeros(256, dtype=np.uint8)
+        row[list(ones)] = 1
+        return np.packbits(row)
+
+    reference = np.vstack([bits(), bits(*range(8))])
+    query = np.vstack([bits(*range(100, 110)), bits(*range(6))])  # the first is 10 from the first, the second only 6
+    matches = match_features(features(query, "orb"), features(reference, "orb"), ratio=0.8, cross_check=cross_check)
+    assert dict(zip(*(side.tolist() for side in matches), strict=True)) == expected
+
+
 @pytest.mark.parametrize(("queries", "references"), [(0, 5), (5, 0), (1, 5), (5, 1), (0, 0), (2, 2)])
 def test_too_few_features_give_few_or_no_matches(queries, references):
     a = features(random_descriptors(queries, "orb"), "orb")

@@ -319,12 +319,13 @@ def test_a_candidate_is_refused_when_opencv_always_throws(monkeypatch, name):
     assert result.status is Status.FEW_INLIERS and result.T_reference_query is None
 
 
-def test_covariance_of_simulated_metric_poses_is_consistent():
+@pytest.mark.parametrize("points", ["r", "qr"])
+def test_covariance_of_simulated_metric_poses_is_consistent(points):
     camera, figures = pinhole(), []
     for seed in range(60):
         rng = np.random.default_rng(seed)
         motion = make_transform(rotation_exp(rng.normal(0, 0.05, 3)), rng.uniform(-0.8, 0.8, 3))
-        query, reference = seen(rng, scattered_points(rng, 250), motion, camera, camera, points="r", noise_px=0.7)
+        query, reference = seen(rng, scattered_points(rng, 250), motion, camera, camera, points=points, noise_px=0.7)
         result = VERIFIER.verify(query, reference, camera, camera)
         assert result.status is Status.ACCEPTED
         figures.append(nees(result, motion))
