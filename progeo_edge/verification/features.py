@@ -209,8 +209,8 @@ def _original_pixels(
     if not keypoints:
         return np.zeros((0, 2), dtype=np.float32)
     factor = np.array([shape[1] / working_shape[1], shape[0] / working_shape[0]], dtype=np.float32)
-    working_px = np.asarray(cv2.KeyPoint.convert(list(keypoints)), dtype=np.float32)
+    working_px = np.array(cv2.KeyPoint.convert(list(keypoints)), dtype=np.float32)
     if kind == "orb":  # OpenCV multiplies positions by the scale of their pyramid level and forgets that half pixel
         level_scale = np.array([keypoint.size for keypoint in keypoints], dtype=np.float32) / ORB_PATCH_PX
-        working_px = working_px + 0.5 * (level_scale[:, None] - 1.0)
+        working_px += np.float32(0.5) * (level_scale[:, None] - np.float32(1.0))
     return np.asarray((working_px + 0.5) * factor - 0.5, dtype=np.float32)
