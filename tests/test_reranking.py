@@ -123,6 +123,7 @@ def test_a_blank_image_resembles_nothing():
     np.testing.assert_array_equal(appearance_similarity(other, blank[None]), [0.0])
     constant = np.full(APPEARANCE_LENGTH, 7, np.uint8)
     np.testing.assert_array_equal(appearance_similarity(constant, constant[None]), [0.0])
+    np.testing.assert_array_equal(appearance_similarity(other, constant[None]), [0.0])
 
 
 def test_no_references_give_no_similarities():

@@ -133,7 +133,7 @@ def test_blank_images_share_one_fixed_unit_vector(encoder: VladEncoder, shape: t
 
 def test_similarity_falls_with_rotation_and_translation(encoder: VladEncoder):
     image = street(5)
-    views = [image, warped(image, angle_deg=10), warped(image, angle_deg=45), warped(image, shift_px=25), street(6)]
+    views = [image, warped(image, angle_deg=5), warped(image, angle_deg=45), warped(image, shift_px=25), street(6)]
     itself, tilted, turned, shifted, other = encoder.encode(views) @ encoder.encode([image])[0]
     assert itself == pytest.approx(1.0, abs=1e-5)
     assert itself - 0.01 > tilted > turned
