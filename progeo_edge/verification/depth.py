@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from progeo_edge.errors import InputError
 from progeo_edge.geometry import Camera
 from progeo_edge.types import Image
-from progeo_edge.verification.matching import all_distances
 
 _MAX_DEPTH_STEP = 0.1
 """A 3x3 neighbourhood whose depths differ by more than this share lies on an edge: either side may be meant."""
@@ -104,14 +103,24 @@ def _match_rows(
     disparity = left_px[:, None, 0] - right_px[None, :, 0]
     allowed = np.abs(left_px[:, None, 1] - right_px[None, :, 1]) <= _ROW_TOLERANCE_PX * factor
     allowed &= (disparity > 0) & (disparity < _MAX_DISPARITY_SHARE * width_px)
-    distances = all_distances(left_descriptors, right_descriptors, kind)
-    distances[~allowed] = np.inf
-    nearest = np.argmin(distances, axis=1)
+    distances, nearest = _nearest_allowed(left_descriptors, right_descriptors, kind, allowed)
+    _, backward = _nearest_allowed(right_descriptors, left_descriptors, kind, allowed.T)
     left = np.arange(len(left_px))
-    mutual = np.argmin(distances, axis=0)[nearest] == left
-    near = distances[left, nearest] <= _MAX_DISTANCE[kind]
-    keep = mutual & near
+    keep = (nearest >= 0) & (distances <= _MAX_DISTANCE[kind]) & (backward[nearest] == left)
     return left[keep], nearest[keep]
+
+
+def _nearest_allowed(
+    a: NDArray[np.uint8], b: NDArray[np.uint8], kind: str, allowed: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """(N,) distance and index of the nearest allowed row of b; index -1 where none is allowed."""
+    mask = np.ascontiguousarray(allowed, dtype=np.uint8)
+    if kind == "orb":
+        distances, indices = cv2.batchDistance(a, b, cv2.CV_32S, normType=cv2.NORM_HAMMING, K=1, mask=mask)
+    else:
+        floats = a.astype(np.float32), b.astype(np.float32)
+        distances, indices = cv2.batchDistance(*floats, cv2.CV_32F, normType=cv2.NORM_L2, K=1, mask=mask)
+    return distances[:, 0].astype(np.float64), indices[:, 0].astype(np.intp)
 
 
 def _refine_disparity(

@@ -64,15 +64,3 @@ def _nearest_euclidean(
 def _squared_distances(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
     squared = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1)[None, :] - 2.0 * (a @ b.T)
     return np.asarray(squared, dtype=np.float32)
-
-
-def all_distances(a: NDArray[np.uint8], b: NDArray[np.uint8], kind: str) -> NDArray[np.float32]:
-    """(N, M) distances between descriptors: Hamming for ORB, Euclidean for SIFT.
-
-    Both come out of one matrix product, on bits for ORB; OpenCV sorts rows when asked for all of them.
-    """
-    if kind == "orb":
-        return _squared_distances(
-            np.unpackbits(a, axis=1).astype(np.float32), np.unpackbits(b, axis=1).astype(np.float32)
-        )
-    return np.sqrt(np.maximum(_squared_distances(a.astype(np.float32), b.astype(np.float32)), 0.0))

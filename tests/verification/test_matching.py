@@ -5,7 +5,7 @@ import pytest
 
 from progeo_edge.errors import InputError
 from progeo_edge.types import LocalFeatures
-from progeo_edge.verification.matching import all_distances, match_features
+from progeo_edge.verification.matching import match_features
 
 WIDTH = {"orb": 32, "sift": 128}
 
@@ -92,15 +92,3 @@ def test_kinds_do_not_mix():
             ratio=0.8,
             cross_check=True,
         )
-
-
-@pytest.mark.parametrize("kind", ["orb", "sift"])
-def test_all_distances_are_the_definition(kind):
-    a, b = random_descriptors(6, kind), random_descriptors(9, kind, 5)
-    for i in range(6):
-        for j in range(9):
-            if kind == "orb":
-                expected = float(np.unpackbits(a[i] ^ b[j]).sum())
-            else:
-                expected = float(np.linalg.norm(a[i].astype(float) - b[j]))
-            assert all_distances(a, b, kind)[i, j] == pytest.approx(expected, rel=1e-4, abs=1e-3)
