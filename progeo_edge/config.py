@@ -5,25 +5,20 @@ The reasons for the defaults are in docs/pipeline.md. `progeo-run --help` and `d
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import Field
 
+from progeo_edge import settings
 from progeo_edge.errors import ConfigError
+from progeo_edge.settings import Section
 
 Profile = Literal["conservative", "balanced", "recall"]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
-
-
-class KeyframeConfig(_Section):
+class KeyframeConfig(Section):
     """When a frame becomes a keyframe."""
 
     min_translation_m: float = Field(0.5, ge=0, description="with odometry: distance to the last keyframe")
@@ -39,14 +34,14 @@ class KeyframeConfig(_Section):
     every_frame: bool = Field(False, description="keep every frame; for sources that hold keyframes already")
 
 
-class RecognisableConfig(_Section):
+class RecognisableConfig(Section):
     """Images that cannot be told from others of their kind are refused."""
 
     min_contrast: float = Field(6.0, ge=0, description="standard deviation of the grey image, 0 to 127")
     min_keypoints: int = Field(60, ge=0, description="keypoints outside the static-pixel mask")
 
 
-class ExclusionConfig(_Section):
+class ExclusionConfig(Section):
     """The recent past, which is not a revisit."""
 
     time_s: float = Field(30.0, ge=0, description="a reference must be at least this old")
@@ -54,7 +49,7 @@ class ExclusionConfig(_Section):
     keyframes: int = Field(30, ge=0, description="without odometry: and this many keyframes back")
 
 
-class SearchConfig(_Section):
+class SearchConfig(Section):
     """Retrieval of candidates."""
 
     top_k: int = Field(20, ge=1, le=1000, description="candidates per query")
@@ -66,14 +61,14 @@ class SearchConfig(_Section):
     hnsw_ef: int = Field(80, ge=1, description="HNSW: breadth of the search at query time")
 
 
-class GateConfig(_Section):
+class GateConfig(Section):
     """Which candidates are worth a verification."""
 
     min_similarity: float = Field(0.0, ge=-1, le=1, description="cosine; depends on the model, 0 leaves it to geometry")
     nms_radius_keyframes: int = Field(2, ge=0, description="one candidate per neighbourhood of this many keyframes")
 
 
-class SequenceConfig(_Section):
+class SequenceConfig(Section):
     """k-of-n: the last keyframes must point to the same place, along the place graph."""
 
     enabled: bool = True
@@ -86,7 +81,7 @@ class SequenceConfig(_Section):
     )
 
 
-class VerificationConfig(_Section):
+class VerificationConfig(Section):
     """The geometric test."""
 
     enabled: bool = True
@@ -128,7 +123,7 @@ class VerificationConfig(_Section):
     seed: int = Field(0, ge=0)
 
 
-class OdometryConfig(_Section):
+class OdometryConfig(Section):
     """The drift model against which closures are tested."""
 
     enabled: bool = True
@@ -144,14 +139,14 @@ class OdometryConfig(_Section):
     gravity_aligned: bool = Field(False, description="odometry's z axis is known to be vertical (IMU)")
 
 
-class BudgetConfig(_Section):
+class BudgetConfig(Section):
     """What one query may cost."""
 
     max_verifications: int = Field(3, ge=1)
     deadline_ms: float = Field(150.0, ge=0, description="no verification starts after this time per query; 0 = none")
 
 
-class StoreConfig(_Section):
+class StoreConfig(Section):
     """What the map keeps."""
 
     descriptor_dtype: Literal["float16", "float32"] = "float16"
@@ -160,7 +155,7 @@ class StoreConfig(_Section):
     thumbnail_width_px: int = Field(320, ge=16, le=4096)
 
 
-class Config(_Section):
+class Config(Section):
     """All settings of a `LoopDetector`."""
 
     profile: Profile = "conservative"
@@ -210,16 +205,12 @@ def load_config(
     Raises:
         ConfigError: unreadable file, unknown key (with the nearest known one), wrong type or range.
     """
-    from_file = _read_yaml(Path(path)) if path is not None else {}
-    from_overrides: dict[str, Any] = {}
-    for item in overrides:
-        _set_dotted(from_overrides, item)
+    from_file = settings.read_yaml(Path(path)) if path is not None else {}
+    from_overrides = settings.read_assignments(overrides)
     name = from_overrides.get("profile") or profile or from_file.get("profile") or "conservative"
     if not isinstance(name, str) or name not in PROFILES:
         raise ConfigError(f"profile {name!r} is unknown; choose one of {', '.join(PROFILES)}")
-    merged = dict(defaults or {})
-    for layer in (PROFILES[name], from_file, from_overrides):
-        merged = _merge(merged, layer)
+    merged = settings.merge_layers([defaults or {}, PROFILES[name], from_file, from_overrides])
     return config_from_dict({**merged, "profile": name})
 
 
@@ -229,65 +220,14 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: one line per bad key.
     """
-    try:
-        return Config.model_validate(dict(values))
-    except ValidationError as error:
-        raise ConfigError("; ".join(_explain(item) for item in error.errors())) from None
+    return settings.validate(Config, values, "docs/config.md")
 
 
 def config_to_yaml(config: Config) -> str:
     """The effective config as YAML, in the order of the classes."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return settings.to_yaml(config)
 
 
 def known_keys() -> list[str]:
     """Every dotted name, for messages and documentation."""
-    keys = ["profile"]
-    for section, value in Config():
-        if isinstance(value, BaseModel):
-            keys += [f"{section}.{name}" for name in type(value).model_fields]
-    return keys
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"config file {path} cannot be read: {error}") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"config file {path} holds a {type(values).__name__}; expected sections such as 'search:'")
-    return values
-
-
-def _set_dotted(target: dict[str, Any], assignment: str) -> None:
-    key, separator, text = assignment.partition("=")
-    if not separator or not key.strip():
-        raise ConfigError(f"--set {assignment!r} is no assignment; write it as section.name=value")
-    *sections, name = key.strip().split(".")
-    for section in sections:
-        target = target.setdefault(section, {})
-        if not isinstance(target, dict):
-            raise ConfigError(f"--set {assignment!r}: {section} is a value, not a section")
-    try:
-        target[name] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {assignment!r}: the value cannot be read: {error}") from error
-
-
-def _merge(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
-    result = dict(base)
-    for key, value in extra.items():
-        old = result.get(key)
-        result[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return result
-
-
-def _explain(error: ErrorDetails) -> str:
-    dotted = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(dotted, known_keys(), n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else "docs/config.md lists the settings"
-        return f"setting {dotted!r} is unknown; {hint}"
-    return f"setting {dotted} = {error['input']!r}: {error['msg']}"
+    return settings.known_keys(Config())
