@@ -1,0 +1,1 @@
+"""Training images: what is known of each, and which of them show the same place."""
