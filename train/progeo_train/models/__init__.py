@@ -1,0 +1,1 @@
+"""CLIP and its parts: image encoder, text tower, learned prompts."""
