@@ -22,7 +22,7 @@ from torch import Tensor
 
 from progeo_edge import atomic
 from progeo_edge.bundle import Sha256
-from progeo_edge.errors import ModelError
+from progeo_edge.errors import ConfigError, ModelError
 from progeo_train.models.place_encoder import EncoderSpec, PlaceEncoder, build_encoder_from_spec
 from progeo_train.optimizer_state import optimizer_tensors as optimizer_tensors
 from progeo_train.optimizer_state import restore_optimizer as restore_optimizer
@@ -109,8 +109,10 @@ def read_record(path: Path) -> CheckpointRecord:
         return _record_of(file, path)
 
 
-def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
-    """Read tensors to the CPU and compare each with its stated hash.
+def read_checkpoint(path: Path, prefix: str = "") -> tuple[CheckpointRecord, dict[str, Tensor]]:
+    """Read the record, and tensors to the CPU, each compared with its stated hash.
+
+    Both come from one opened file, so that they belong together also while a training run replaces the file.
 
     Args:
         path: The checkpoint.
@@ -122,7 +124,12 @@ def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
     with _opened(path) as file:
         record = _record_of(file, path)
         names = [name for name in record.tensor_sha256 if name.startswith(prefix)]
-        return {name[len(prefix) :]: _checked_tensor(file, name, record, path) for name in names}
+        return record, {name[len(prefix) :]: _checked_tensor(file, name, record, path) for name in names}
+
+
+def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
+    """The tensors of `read_checkpoint` alone."""
+    return read_checkpoint(path, prefix)[1]
 
 
 def model_tensors(encoder: PlaceEncoder) -> dict[str, Tensor]:
@@ -138,9 +145,26 @@ def load_encoder_weights(path: Path, *, architecture: str | None = None) -> Plac
         architecture: Backbone that the caller expects; None takes any.
 
     Raises:
-        ModelError: as `read_tensors`; no encoder in it, one of another backbone, or tensors that are not its own.
+        ModelError: as `read_checkpoint`; no encoder in it, one of another backbone, or tensors that are not its own.
     """
-    spec = read_record(path).encoder
+    return encoder_of(*read_checkpoint(path, MODEL_PREFIX), path, architecture=architecture)
+
+
+def encoder_of(
+    record: CheckpointRecord, tensors: Mapping[str, Tensor], path: Path, *, architecture: str | None = None
+) -> PlaceEncoder:
+    """As `load_encoder_weights`, from a record and model tensors that were read before.
+
+    Args:
+        record: As read.
+        tensors: As read with `MODEL_PREFIX`.
+        path: Where they come from, for messages.
+        architecture: As in `load_encoder_weights`.
+
+    Raises:
+        ModelError: as `load_encoder_weights`.
+    """
+    spec = record.encoder
     if spec is None:
         raise ModelError(f"checkpoint {path} holds no encoder, only training state; name a checkpoint of stage 2")
     if architecture is not None and spec.architecture != architecture:
@@ -148,8 +172,11 @@ def load_encoder_weights(path: Path, *, architecture: str | None = None) -> Plac
             f"checkpoint {path} is of backbone {spec.architecture}, not {architecture}; "
             f"set model.backbone={spec.architecture} or name another checkpoint"
         )
-    encoder = build_encoder_from_spec(spec)
-    load_strictly(encoder, read_tensors(path, MODEL_PREFIX), path)
+    try:
+        encoder = build_encoder_from_spec(spec)
+    except ConfigError as error:
+        raise ModelError(f"checkpoint {path} is of a model that cannot be built here: {error}") from error
+    load_strictly(encoder, tensors, path)
     return encoder.eval()
 
 
