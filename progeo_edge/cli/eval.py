@@ -77,7 +77,9 @@ def retrieval(
         Path | None, typer.Option(help="with --images, table: image, time_s; only these take part")
     ] = None,
     exclude_within_s: Annotated[float, typer.Option(min=0, help="with --times: leave out pairs closer in time")] = 0.0,
-    encoder: Annotated[str, typer.Option(help="vlad, thumbnail, orb-bow, or a bundle")] = "vlad",
+    encoder: Annotated[
+        str, typer.Option(help="vlad, thumbnail, orb-bow, a bundle, or a .safetensors checkpoint")
+    ] = "vlad",
     rerank: Annotated[bool, typer.Option(help="re-rank the first candidates by their appearance grids")] = False,
     rerank_weight: Annotated[float | None, typer.Option(min=0, max=1, help="default: that of the pipeline")] = None,
     block_length: Annotated[

@@ -36,7 +36,10 @@ def run(
     source: Annotated[Path, typer.Argument(help="folder, video, CSV list, data set or bag")],
     out: Annotated[Path, typer.Option("--out", "-o", help="folder for map, closures and report")],
     encoder: Annotated[
-        str, typer.Option(help="vlad (built in), a bundle folder, or an .onnx file beside a .yaml")
+        str,
+        typer.Option(
+            help="vlad (built in), a bundle folder, an .onnx file beside a .yaml, or a .safetensors checkpoint"
+        ),
     ] = "vlad",
     camera: Annotated[Path | None, typer.Option(help="camera YAML: ours, or a ROS camera_info file")] = None,
     existing_map: Annotated[
