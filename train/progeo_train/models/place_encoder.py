@@ -171,18 +171,25 @@ def build_encoder(clip: ClipModel, config: ModelConfig) -> PlaceEncoder:
     """The encoder that starts from a CLIP model's image tower; the CLIP model keeps its own copy of the weights.
 
     Args:
-        clip: Built for `config.image_size_px`.
+        clip: Built for `config.image_size_px` from the same `config.backbone`.
         config: Head and normalisation.
 
+    Returns:
+        The encoder in training mode, all its parameters trainable; see `freeze`.
+
     Raises:
-        ConfigError: as `encoder_spec`, or the tower was built for another size.
+        ConfigError: as `encoder_spec`, or the tower is another one or was built for another size.
     """
     spec = encoder_spec(config, clip.quick_gelu)
+    if spec.architecture != clip.architecture.name:
+        raise ConfigError(
+            f"the CLIP model is a {clip.architecture.name}, model.backbone says {spec.architecture}; name the same"
+        )
     if spec.kind != "clip_resnet" and clip.image_size_px != spec.image_size_px:
         raise ConfigError(
             f"the CLIP model takes {clip.image_size_px} px, the encoder {spec.image_size_px} px; build it for the same"
         )
-    return _assemble(copy.deepcopy(clip.visual), spec)
+    return _assemble(copy.deepcopy(clip.visual), spec).requires_grad_(True).train()
 
 
 def build_encoder_from_spec(spec: EncoderSpec) -> PlaceEncoder:
