@@ -112,7 +112,7 @@ def _parse(text: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray[np.
     is_inside = columns < lengths[:, None]
     pieces = np.where(is_inside, text[np.minimum(starts[:, None] + columns, len(text) - 1)], 0).astype(np.uint8)
     words = pieces.view(f"S{width}")[:, 0]
-    words = np.where((np.char.strip(words) == b"") | (lengths > width), b"nan", words)
+    words = np.where((lengths == 0) | (lengths > width), b"nan", words)
     try:
         return words.astype(np.float64)
     except ValueError:
