@@ -77,7 +77,9 @@ def triplet_by_hand(descriptors, labels):
 def test_contrastive_is_the_formula(seed, temperature):
     anchors, others = features(seed, 7, 5), features(seed + 100, 9, 5)
     anchor_labels, other_labels = labels_of(seed, 7), labels_of(seed + 1, 9)
-    found = supervised_contrastive(*map(tensor, (anchors, others, anchor_labels, other_labels)), temperature)
+    found = supervised_contrastive(
+        tensor(anchors), tensor(others), tensor(anchor_labels), tensor(other_labels), temperature
+    )
     expected = contrastive_by_hand(anchors, others, anchor_labels, other_labels, temperature)
     assert found.item() == pytest.approx(expected, rel=1e-12)
 
@@ -114,7 +116,7 @@ def test_contrastive_needs_a_positive_per_anchor():
 @pytest.mark.parametrize("seed", SEEDS)
 def test_cosface_is_the_formula(seed):
     descriptors, weight, labels = features(seed, 6, 5), features(seed + 9, 4, 5), labels_of(seed, 6, classes=4)
-    found = cosface_logits(*map(tensor, (descriptors, weight, labels)), 30.0, 0.4)
+    found = cosface_logits(tensor(descriptors), tensor(weight), tensor(labels), 30.0, 0.4)
     np.testing.assert_allclose(found, cosface_by_hand(descriptors, weight, labels, 30.0, 0.4), rtol=1e-11, atol=1e-11)
 
 

@@ -68,10 +68,11 @@ def cosface_logits(descriptors: Tensor, weight: Tensor, labels: Tensor, scale: f
     """
     with _full_precision(descriptors):
         descriptors, weight = _wide(descriptors), _wide(weight)
-        norms = descriptors.norm(dim=1, keepdim=True) * weight.norm(dim=1)
+        norms = torch.linalg.vector_norm(descriptors, dim=1)[:, None] * torch.linalg.vector_norm(weight, dim=1)
         cosine = descriptors @ weight.T / norms.clamp(min=MIN_NORM_PRODUCT)
         margins = torch.zeros_like(cosine).scatter_(1, labels[:, None], margin)
-        return scale * (cosine - margins)
+        logits: Tensor = scale * (cosine - margins)
+        return logits
 
 
 class CosFace(nn.Module):
