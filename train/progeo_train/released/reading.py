@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -57,17 +60,19 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 def _load(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
     try:
-        with _plain_numbers_allowed():
+        with _plain_numbers_allowed(), warnings.catch_warnings():
+            # Its advice on old pickles and TorchScript is for programmers; what matters becomes an error below.
+            warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except _READ_ERRORS as error:
-        raise ModelError(f"released file {path} is damaged or no .pth file: {_first_line(error)}") from error
+        raise ModelError(f"released file {path} is damaged or no .pth file: {_reason(error)}") from error
     except Exception as error:
         # The unpickler's own error; its class is named like the module that nothing here may import.
         if type(error).__name__ != "UnpicklingError":
             raise
         raise ModelError(
             f"released file {path} is damaged, or holds objects that could run code, and is not opened "
-            f"({_first_line(error)}); ask its author for the state dict alone"
+            f"({_reason(error)}); ask its author for the state dict alone"
         ) from error
 
 
@@ -86,9 +91,13 @@ def _plain_numbers_allowed() -> AbstractContextManager[object]:
     return context
 
 
-def _first_line(error: BaseException) -> str:
-    """The reason alone: torch goes on with advice to open the file without the restriction."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reasons = [line for line in lines if line.startswith("WeightsUnpickler error")]
-    text = (reasons or lines or [type(error).__name__])[0]
-    return text if len(text) <= 160 else text[:157] + "..."
+def _reason(error: BaseException) -> str:
+    """What is wrong, without torch's advice to open the file unrestricted."""
+    text = str(error)
+    forbidden = re.search(r"GLOBAL ([\w.]+)", text)
+    if forbidden:
+        return f"it calls for {forbidden[1]}"
+    if "TorchScript" in text:
+        return "it is a TorchScript archive"
+    detail = re.search(r"WeightsUnpickler error:\s*([^\n]+)", text)
+    return textwrap.shorten(detail[1] if detail else text or type(error).__name__, 120)
