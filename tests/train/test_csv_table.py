@@ -1,12 +1,11 @@
 import logging
-import sys
-from types import ModuleType
 
 import numpy as np
 import pytest
 
 from progeo_edge.errors import SourceError
 from progeo_train.config import PlacesConfig
+from progeo_train.data import csv_table
 from progeo_train.data.csv_table import read_csv_table
 from progeo_train.data.place_groups import PlaceGroups
 
@@ -31,7 +30,6 @@ def write(tmp_path):
 def asked(monkeypatch):
     """Stands in for the classes without positions: notes which function was asked, with what."""
     calls: list[tuple[str, object, object]] = []
-    module = ModuleType("progeo_train.data.neighbour_places")
 
     def remember(name):
         def groups(table, places):
@@ -40,13 +38,11 @@ def asked(monkeypatch):
 
         return groups
 
-    module.place_label_groups = remember("labels")  # type: ignore[attr-defined]
-    module.time_window_groups = remember("times")  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "progeo_train.data.neighbour_places", module)
+    monkeypatch.setattr(csv_table, "place_label_groups", remember("labels"))
+    monkeypatch.setattr(csv_table, "time_window_groups", remember("times"))
     return calls
 
 
-@pytest.mark.usefixtures("asked")
 def test_positions_become_cells(write):
     table, groups = read_csv_table(
         write(
@@ -63,7 +59,6 @@ def test_positions_become_cells(write):
     assert table.path(0).is_file()
 
 
-@pytest.mark.usefixtures("asked")
 def test_regions_part_classes(write):
     text = "image,east_m,north_m,heading_deg,region\na.jpg,1,1,1,Leeds\nb.jpg,1,1,1,York\nc.jpg,1,1,1,Leeds\n"
     table, groups = read_csv_table(write(text), PLACES)
@@ -101,7 +96,6 @@ def test_labels_go_before_positions_and_this_is_said(write, asked, caplog):
     assert "states place and positions; classes are made of the place" in caplog.text
 
 
-@pytest.mark.usefixtures("asked")
 def test_one_class_for_all_headings_needs_no_heading(write):
     path = write("image,east_m,north_m\na.jpg,1,1\n")
     with pytest.raises(SourceError, match=r"no column heading_deg.*places.heading_deg=360"):
@@ -112,7 +106,6 @@ def test_one_class_for_all_headings_needs_no_heading(write):
 UTM = "image,east_m,north_m,heading_deg\na.jpg,1,2,3\n"
 
 
-@pytest.mark.usefixtures("asked")
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -147,13 +140,25 @@ def test_files_that_are_no_table_are_refused(tmp_path):
             read_csv_table(path, PLACES)
 
 
-@pytest.mark.usefixtures("asked")
 def test_a_single_missing_image_is_left_to_the_reader(write):
     table, _ = read_csv_table(write(UTM + "gone.jpg,1,2,3\n"), PLACES)
     assert len(table) == 2
 
 
-@pytest.mark.usefixtures("asked")
 def test_no_place_with_enough_images(write):
     with pytest.raises(SourceError, match=r"min_images_per_class = 10 images: the largest of 1 cells"):
         read_csv_table(write(UTM), PlacesConfig())
+
+
+def members(groups):
+    return {
+        frozenset(groups.members(g, k).tolist()) for g in range(groups.num_groups) for k in range(groups.num_classes(g))
+    }
+
+
+def test_places_and_times_end_to_end(write):
+    _, groups = read_csv_table(write("image,place\na.jpg,hall\nb.jpg,stairs\nc.jpg,hall\n"), PLACES)
+    assert members(groups) == {frozenset({0, 2}), frozenset({1})}
+    lines = [f"{name}.jpg,{time_s}" for name, time_s in zip("abcdef", (0, 1, 2, 100, 101, 102), strict=True)]
+    _, groups = read_csv_table(write("\n".join(["image,time_s", *lines])), PLACES)
+    assert members(groups) == {frozenset({0, 1, 2}), frozenset({3, 4, 5})}

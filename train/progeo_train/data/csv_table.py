@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from progeo_edge.errors import SourceError
 from progeo_train.config import PlacesConfig
 from progeo_train.data.image_table import ImageTable
+from progeo_train.data.neighbour_places import place_label_groups, time_window_groups
 from progeo_train.data.partition import FULL_CIRCLE_DEG, partition, wrap_heading_deg
 from progeo_train.data.place_groups import PlaceGroups
 
@@ -89,8 +90,6 @@ def read_csv_table(path: Path, places: PlacesConfig) -> tuple[ImageTable, PlaceG
 
 
 def _group(table: ImageTable, lines: _Lines, places: PlacesConfig) -> PlaceGroups:
-    from progeo_train.data.neighbour_places import place_label_groups, time_window_groups
-
     kinds = {"place": ("place",), "positions": ("east_m", "north_m"), "times": ("time_s",)}
     present = [kind for kind, needed in kinds.items() if all(name in lines.columns for name in needed)]
     if not present:
