@@ -35,7 +35,7 @@ class ModelConfig(Section):
     pretrained: str | None = Field(None, description="open_clip tag or local file; None: random weights")
     quick_gelu: bool | None = Field(None, description="None: as the weights need it (OpenAI's do)")
     image_size_px: Size = Field((512, 512), description="height and width that the encoder sees")
-    descriptor_dim: int | None = Field(None, ge=1, description="None: CLIP's joint dimension, which the text term needs")
+    descriptor_dim: int | None = Field(None, ge=1, description="None: CLIP's joint one, which the text term needs")
     gem_p: float = Field(3.0, gt=0, description="ResNets: exponent of GeM at the start; learned")
     gem_eps: float = Field(1e-6, gt=0, description="ResNets: smallest value that GeM raises to p")
     normalise: bool = Field(True, description="end in the L2 norm; the published ViT code does not")

@@ -1,0 +1,79 @@
+"""Tables of places for the images in a `train` folder, in the form that `progeo-train --data` reads.
+
+    python tools/training_tables.py ../shared/data/train OUT
+
+Writes OUT/<set>.csv for ie_tower_indoor, camvid_driving, postech_road and agh_campus_buildings. The recordings get a
+sequence and a time; images close in time are a place. A second of these times is a different distance in each
+recording, so the times are stretched until `--window-s` seconds span one place: 4 images of the indoor videos (one
+per second), 3 of the drives in Cambridge (one per second, faster), 6 of the road in Pohang (several per second).
+Floors of the tower are regions: two videos of one floor may show the same place, so they are never told apart; two
+floors may look alike, and are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+IMAGES_PER_WINDOW = {"ie_tower_indoor": 4, "camvid_driving": 3, "postech_road": 6}
+
+Row = dict[str, str | float]
+
+
+def main() -> None:
+    """Write one table per set that is there."""
+    parser = argparse.ArgumentParser(description="Tables of places for the images in a train folder.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--window-s", type=float, default=4.0, help="places.window_s of the training")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for name, images_per_window in IMAGES_PER_WINDOW.items():
+        stretch = arguments.window_s / images_per_window
+        rows = list(_sequence_rows(arguments.folder / name, name, stretch))
+        _write(arguments.out / f"{name}.csv", ["image", "sequence", "time_s", "region"], rows, arguments)
+    buildings = list(_building_rows(arguments.folder / "agh_campus_buildings"))
+    _write(arguments.out / "agh_campus_buildings.csv", ["image", "place"], buildings, arguments)
+
+
+def _sequence_rows(folder: Path, name: str, stretch: float) -> Iterator[Row]:
+    table = folder / ("places.csv" if name == "ie_tower_indoor" else "sequence.csv")
+    for row in _read(table):
+        if name == "ie_tower_indoor":
+            sequence, time, region = row["video"], row["frame_1fps"], row["floor"]
+        elif name == "camvid_driving":
+            sequence, time, region = row["sequence"], row["time_s"], "Cambridge"
+        else:
+            sequence, time, region = "postech", row["index"], "Pohang"
+        yield {
+            "image": str(folder / row["image"]),
+            "sequence": sequence,
+            "time_s": float(time) * stretch,
+            "region": region,
+        }
+
+
+def _building_rows(folder: Path) -> Iterator[Row]:
+    for row in _read(folder / "places.csv"):
+        yield {"image": str(folder / row["image"]), "place": f"agh {row['building']}"}
+
+
+def _read(table: Path) -> list[dict[str, str]]:
+    with table.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _write(path: Path, columns: list[str], rows: list[Row], arguments: argparse.Namespace) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        for row in rows:
+            writer.writerow(row | {"image": os.path.relpath(str(row["image"]), arguments.out)})
+    print(f"{path}: {len(rows)} images")
+
+
+if __name__ == "__main__":
+    main()

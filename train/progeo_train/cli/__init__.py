@@ -1,0 +1,1 @@
+"""The command `progeo-train`: parse, wire, print."""
