@@ -16,13 +16,12 @@ from progeo_train.checkpoint_file import (
     load_encoder_weights,
     model_sha256,
     model_tensors,
-    optimizer_tensors,
     read_checkpoint,
     read_record,
     read_tensors,
-    restore_optimizer,
     write_checkpoint,
 )
+from progeo_train.optimizer_state import optimizer_tensors, restore_optimizer
 from tests.train.tiny_models import tiny_encoder
 
 TRAINING = {"stage": 2, "epoch": 3, "metrics": {"recall@1": 0.7512345678901234}, "config": {"a": [1, None, "x"]}}

@@ -94,7 +94,7 @@ def test_identity(path, encoder, tmp_path):
 
 def test_a_diverged_model_is_refused(tmp_path):
     model = tiny_encoder()
-    torch.nn.init.constant_(model.head.linear.bias, float("nan"))
+    torch.nn.init.constant_(model.get_parameter("head.linear.bias"), float("nan"))
     encoder = TorchEncoder(write(tmp_path / "nan.safetensors", model), device="cpu")
     with pytest.raises(ModelError, match="norm nan for image 0"):
         encoder.encode(scenes(1))

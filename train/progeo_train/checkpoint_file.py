@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -24,8 +24,6 @@ from progeo_edge import atomic
 from progeo_edge.bundle import Sha256
 from progeo_edge.errors import ConfigError, ModelError
 from progeo_train.models.place_encoder import EncoderSpec, PlaceEncoder, build_encoder_from_spec
-from progeo_train.optimizer_state import optimizer_tensors as optimizer_tensors
-from progeo_train.optimizer_state import restore_optimizer as restore_optimizer
 
 SCHEMA_VERSION = 1
 MODEL_PREFIX = "model."
@@ -55,7 +53,7 @@ class CheckpointRecord(BaseModel):
     kind: Literal["training", "model"] = "training"
     name: str | None = Field(None, min_length=1)
     encoder: EncoderSpec | None = None
-    training: dict[str, JsonValue] = {}
+    training: dict[str, Any] = {}
     schema_version: int = Field(SCHEMA_VERSION, ge=1)
     tensor_sha256: dict[str, Sha256] = {}
 
