@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import math
-import time
 
 import numpy as np
 import pytest
-import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from progeo_train import run_log
-from progeo_train.run_log import METRICS_NAME, TENSORBOARD_NAME, Log, RunLog, SilentLog, StepTimer, training_progress
+from progeo_train.run_log import METRICS_NAME, TENSORBOARD_NAME, Log, RunLog, SilentLog, training_progress
 
 
 def lines(folder):
@@ -110,28 +108,6 @@ def test_the_silent_log_keeps_nothing(tmp_path, monkeypatch):
     log.picture("worst/0", 1, np.zeros((2, 2, 3), np.uint8))
     log.close()
     assert not list(tmp_path.iterdir())
-
-
-def test_shares_of_a_step(monkeypatch):
-    clock = iter([0.0, 1.0, 3.0, 3.0, 4.0, 5.0, 5.5, 10.0, 20.0])
-    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
-    timer = StepTimer()
-    for name in ("load", "forward_backward", "load"):
-        with timer.part(name):
-            pass
-    assert timer.take() == pytest.approx({"load": 0.25, "forward_backward": 0.1, "other": 0.65})
-    assert timer.take() == {"other": 1.0}
-
-
-@pytest.mark.parametrize(("synchronise", "times"), [(False, 0), (True, 4)])
-def test_the_timer_waits_for_the_gpu_only_when_asked(monkeypatch, synchronise, times):
-    waits = []
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waits.append(1))
-    timer = StepTimer(synchronise)
-    with timer.part("augment"):
-        pass
-    timer.take()
-    assert len(waits) == times
 
 
 def test_only_the_first_process_shows_a_bar(monkeypatch):

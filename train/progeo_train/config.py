@@ -51,7 +51,7 @@ class PlacesConfig(Section):
     """What one place is, and which places are told apart in one epoch."""
 
     cell_m: float = Field(10.0, gt=0, description="M: side of a cell")
-    heading_deg: float = Field(30.0, gt=0, le=360, description="alpha: headings of one class")
+    heading_deg: float = Field(30.0, gt=0, le=360, description="alpha: headings of one class; 360 needs no headings")
     cell_stride: int = Field(5, ge=1, description="N: cells between two classes of a group")
     heading_stride: int = Field(2, ge=1, description="L: headings between two classes of a group")
     groups: int = Field(8, ge=1, description="groups used, the first ones")

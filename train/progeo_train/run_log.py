@@ -8,14 +8,11 @@ from __future__ import annotations
 import json
 import logging
 import math
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from progeo_edge import atomic
@@ -27,8 +24,6 @@ if TYPE_CHECKING:
 
 METRICS_NAME = "metrics.jsonl"
 TENSORBOARD_NAME = "tensorboard"
-
-Part = Literal["load", "augment", "forward_backward", "optimiser"]
 
 _log = logging.getLogger(__name__)
 
@@ -139,43 +134,6 @@ def _lines_up_to(path: Path, step: int) -> Iterator[str]:
             continue
         if done:
             yield line + "\n"
-
-
-class StepTimer:
-    """Shares of a step: how long its parts take, and what is left between them.
-
-    Args:
-        synchronise: Wait for the GPU at the borders of every part. Without it, work that is queued on a GPU counts
-            where the program happens to wait; with it the program is slower. Leave it False on the CPU.
-    """
-
-    def __init__(self, synchronise: bool = False) -> None:
-        self._synchronise = synchronise
-        self._parts_s: dict[Part, float] = {}
-        self._start_s = self._now_s()
-
-    @contextmanager
-    def part(self, name: Part) -> Iterator[None]:
-        """Count the body as a part; parts do not nest."""
-        start_s = self._now_s()
-        try:
-            yield
-        finally:
-            self._parts_s[name] = self._parts_s.get(name, 0.0) + self._now_s() - start_s
-
-    def take(self) -> dict[str, float]:
-        """Shares of the time since the last call, by part, with the rest as "other"; start again. They sum to 1."""
-        end_s = self._now_s()
-        total_s = end_s - self._start_s
-        shares: dict[str, float] = {name: part_s / total_s for name, part_s in self._parts_s.items()}
-        shares["other"] = 1.0 - sum(shares.values())
-        self._parts_s, self._start_s = {}, end_s
-        return shares
-
-    def _now_s(self) -> float:
-        if self._synchronise:
-            torch.cuda.synchronize()
-        return time.perf_counter()
 
 
 def training_progress(shown: bool = True) -> Progress:
