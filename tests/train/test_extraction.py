@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from progeo_edge.errors import InputError, SourceError
 from progeo_edge.preprocess import to_model_input
+from progeo_edge.sources.images import read_image
 from progeo_train.checkpoint_file import CheckpointRecord, model_tensors, write_checkpoint
 from progeo_train.data.image_table import ImageTable
 from progeo_train.describing import ImageForm, PathList
@@ -44,9 +46,9 @@ class Projection(nn.Module):
         return result
 
 
-def expected_row(path: Path) -> np.ndarray:
+def expected_row(path: Path) -> Any:
     """In double precision, from the definition."""
-    (planes,) = to_model_input([cv2.imread(str(path))], ImageForm(SIZE_PX, MEAN, STD).preprocess())
+    (planes,) = to_model_input([read_image(path)], ImageForm(SIZE_PX, MEAN, STD).preprocess())
     normalised = (planes / 255.0 - np.reshape(MEAN, (3, 1, 1))) / np.reshape(STD, (3, 1, 1))
     return normalised.ravel() @ WEIGHTS
 
@@ -60,7 +62,7 @@ def fabric() -> Fabric:
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory) -> Path:
+def images(tmp_path_factory) -> Any:
     """150 images of two sizes; the 70th and the last are damaged."""
     folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(3)
@@ -108,7 +110,7 @@ def test_what_is_done_is_not_computed_again(tmp_path: Path, table, expected, fab
     def stopping(rows: int):
         module, seen = Projection().eval(), [0]
 
-        def call(images: Tensor) -> Tensor:
+        def call(images: Tensor) -> Any:
             seen[0] += len(images)
             if seen[0] > rows:
                 raise StopAfter

@@ -51,7 +51,7 @@ def search_features(
     if k < 1 or (excluded is not None and len(excluded) != len(queries)):
         raise InputError(f"k = {k} must be at least 1, and exclusions must be given for all {len(queries)} queries")
     rank, world_size = (fabric.global_rank, fabric.world_size) if fabric is not None else (0, 1)
-    described = np.isfinite(queries).all(axis=1)
+    described: NDArray[np.bool_] = np.asarray(np.isfinite(queries).all(axis=1))
     asked = np.ascontiguousarray(np.where(described[:, None], queries, 0), np.float32)
     first, stop = (len(database) * part // world_size for part in (rank, rank + 1))
     own = _nothing(len(queries), k)
