@@ -238,3 +238,14 @@ def test_a_bad_list_is_one_clear_line(tmp_path: Path, fabric, content, words: st
         path.write_bytes(content)
     with pytest.raises(SourceError, match=words):
         _list(path)
+
+
+def test_two_processes_search_the_whole_database(by_two: Path, expected) -> None:
+    for rank in range(2):
+        found = np.load(by_two / f"ranking.{rank}.npz")
+        database = np.load(by_two / "features" / "features.npy")
+        products = np.nan_to_num(np.load(by_two / "described.0.npy")[::10]) @ database.T
+        order = np.argsort(np.where(np.isnan(products), np.inf, -products), axis=1, kind="stable")[:, :6]
+        np.testing.assert_array_equal(found["rows"][:7], order[:7])
+        np.testing.assert_array_equal(found["rows"][8:], order[8:])
+        assert not np.isin(found["rows"], [70, 149]).any()

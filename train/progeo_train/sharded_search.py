@@ -31,8 +31,9 @@ def search_features(
     """The `k` rows of largest cosine for every query; every process calls this and gets the whole ranking.
 
     Each process reads its part of the database block by block, as copies that are dropped again: the memory needed is
-    that of the queries, of one block and of the ranking, whatever the size of the database. Among equal cosines the
-    earlier row comes first, as in `progeo_edge.evaluation.retrieval.search`, which ranks each block.
+    that of the queries, of one block and of the ranking, whatever the size of the database. Equal cosines
+    are in the order of the database; of those that share the last place, any may be left out (each block is ranked by
+    `progeo_edge.evaluation.retrieval.search`).
 
     Args:
         queries: (Q, D) float32 unit rows, the same in every process. One that is NaN finds nothing.

@@ -108,9 +108,8 @@ def parse_validation_spec(text: str, radius_m: float) -> ValidationSet:
     images = _open_set(folder, radius_m)
     if not any(len(positives) for positives in images.truth.positives):
         raise SourceError(
-            f"validation set {text} has no query with a positive in its database"
-            + (f" within {radius_m:g} m; set validation.radius_m, or" if not (folder / "matches.csv").exists() else ";")
-            + " check its labels"
+            f"validation set {text} has no query with a positive in its database within {radius_m:g} m; "
+            "check its labels, or set validation.radius_m"
         )
     return ValidationSet(folder.resolve().name, images)
 

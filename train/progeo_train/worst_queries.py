@@ -27,12 +27,12 @@ QUERY, WRONG, RIGHT = (90, 90, 90), (200, 40, 40), (30, 150, 60)
 
 @dataclass(frozen=True, slots=True)
 class WorstQuery:
-    """A query whose first answer is wrong.
+    """A query with a wrong answer among its candidates.
 
     Attributes:
         row: Of the queries.
-        margin: Cosine of the first wrong answer minus that of the best positive; infinite when no positive could be
-            described.
+        margin: Cosine of the first wrong answer minus that of the best positive: above 0 the first answer is wrong.
+            Infinite when no positive could be described.
         wrong: Database rows of the best wrong answers, best first.
         wrong_similarities: Their cosines.
         positive: Database row of the best positive.
