@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from progeo_train.data.place_groups import PlaceGroups
 from progeo_train.feature_file import FeatureFile
 from progeo_train.run_folder import Step, TrainingRun
 from progeo_train.stage1 import Stage1, batches, group_features
@@ -203,53 +200,6 @@ def measure_stage1(
         max_memory_mb=_max_memory_mb(torch.device("cpu")),
         last_loss=float(loss),
     )
-
-
-def synthetic_places(num_groups: int, images_per_group: int, images_per_class: int) -> PlaceGroups:
-    """Classes of equal size whose rows are 0, 1, 2, ...: places without pictures."""
-    classes = images_per_group // images_per_class
-    total = num_groups * classes
-    return PlaceGroups(
-        np.arange(total * images_per_class, dtype=np.int64),
-        np.arange(0, total * images_per_class + 1, images_per_class, dtype=np.int64),
-        np.arange(0, total + 1, classes, dtype=np.int64),
-        tuple(f"place {number}" for number in range(total)),
-    )
-
-
-def write_synthetic_images(folder: Path, classes: int, images_per_class: int, size_px: tuple[int, int]) -> Path:
-    """JPEGs with the detail of real pictures, and a table of their places, which is returned."""
-    rng = np.random.default_rng(0)
-    height, width = size_px
-    lines = ["image,place"]
-    for number in range(classes):
-        base = _textured(rng, height, width)
-        for image in range(images_per_class):
-            name = f"{number:04d}_{image}.jpg"
-            shifted = np.roll(base, (3 * image, 5 * image), axis=(0, 1))
-            if not cv2.imwrite(str(folder / name), shifted, [cv2.IMWRITE_JPEG_QUALITY, 90]):
-                raise OSError(f"{folder / name} could not be written")
-            lines.append(f"{name},{number}")
-    table = folder / "places.csv"
-    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return table
-
-
-def _textured(rng: np.random.Generator, height: int, width: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Noise whose amplitude falls with frequency, as that of photographs does."""
-    picture = np.zeros((height, width, 3), np.float32)
-    for cells in _octaves(min(height, width)):
-        noise = rng.normal(0, 1 / np.sqrt(cells), (cells, cells, 3)).astype(np.float32)
-        picture += np.asarray(cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC), np.float32)
-    low, high = float(picture.min()), float(picture.max())
-    return (255 * (picture - low) / (high - low)).astype(np.uint8)
-
-
-def _octaves(size: int) -> Iterator[int]:
-    cells = 4
-    while cells <= size // 2:
-        yield cells
-        cells *= 2
 
 
 def _now_s(device: torch.device) -> float:

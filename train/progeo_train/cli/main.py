@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from progeo_edge.cli.console import console, new_app, run_app
+from progeo_train.cli.tools import add_to
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -40,6 +41,7 @@ a ROS bag, a map that progeo-run has written.
 """
 
 app = new_app(HELP)
+add_to(app)
 
 ConfigArgument = Annotated[str, typer.Argument(help="preset or YAML file", metavar="CONFIG", show_default=False)]
 DataOption = Annotated[list[str], typer.Option("--data", help="images to train on; repeat for several")]
@@ -150,7 +152,7 @@ def _job(
 
     overrides = [*(settings or []), *([f"model.pretrained={pretrained}"] if pretrained else [])]
     chosen = load_config(config, overrides)
-    with _warnings_shown():
+    with warnings_shown():
         from progeo_train.dev import dev_config, dev_places
         from progeo_train.pipeline import Job, launch_fabric
         from progeo_train.run_log import training_progress
@@ -163,7 +165,7 @@ def _job(
             # The first process fills the caches of the data, the others read them.
             if not fabric.is_global_zero:
                 fabric.barrier()
-            training_set = _open_data(data, chosen, folder, progress)
+            training_set = open_data(data, chosen, folder, progress)
             if fabric.is_global_zero:
                 fabric.barrier()
             if dev:
@@ -173,7 +175,8 @@ def _job(
             yield job
 
 
-def _open_data(specs: list[str], config: TrainConfig, cache: Path, progress: Progress) -> TrainingSet:
+def open_data(specs: list[str], config: TrainConfig, cache: Path, progress: Progress) -> TrainingSet:
+    """`open_training_set` with a progress bar."""
     from progeo_train.data.training_set import open_training_set
 
     task = progress.add_task("reading the data", total=None)
@@ -199,7 +202,7 @@ def _say(job: Job, text: str) -> None:
 
 
 @contextmanager
-def _warnings_shown() -> Iterator[None]:
+def warnings_shown() -> Iterator[None]:
     """Warnings of the library on stderr, beside the progress bar."""
     import logging
 
