@@ -56,6 +56,20 @@ def colour_classes(
     return group
 
 
+def distinct_pairs(pairs: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Each pair once, in rising order.
+
+    By sorting: numpy.unique of integers hashes, and takes ten times as long for millions of pairs.
+
+    Args:
+        pairs: (E, 2) int64 of numbers below `count`.
+        count: Numbers there are.
+    """
+    keys = np.sort(pairs[:, 0] * max(count, 1) + pairs[:, 1])
+    keys = keys[np.concatenate([[True], np.diff(keys) > 0])[: len(keys)]]
+    return np.stack(np.divmod(keys, max(count, 1)), axis=1)
+
+
 def _even_out(group: NDArray[np.int64], neighbours: _Neighbours, regions: _Regions) -> None:
     """First fit crowds the first groups; a group of a handful of classes would teach little."""
     num_groups = int(group.max(initial=NO_GROUP)) + 1
@@ -90,10 +104,9 @@ class _Neighbours:
     @classmethod
     def of(cls, num_classes: int, pairs: NDArray[np.int64]) -> _Neighbours:
         different = pairs[pairs[:, 0] != pairs[:, 1]]
-        keys = np.concatenate([different, different[:, ::-1]]) @ np.array([max(num_classes, 1), 1])
-        keys = np.unique(keys)
-        start = np.searchsorted(keys // max(num_classes, 1), np.arange(num_classes + 1))
-        return cls(start.astype(np.int64), keys % max(num_classes, 1))
+        pairs = distinct_pairs(np.concatenate([different, different[:, ::-1]]), num_classes)
+        start = np.searchsorted(pairs[:, 0], np.arange(num_classes + 1))
+        return cls(start.astype(np.int64), np.ascontiguousarray(pairs[:, 1]))
 
     def of_class(self, number: int) -> NDArray[np.int64]:
         return self.other[self.start[number] : self.start[number + 1]]

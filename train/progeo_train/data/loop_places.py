@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
+from progeo_train.data.group_colouring import distinct_pairs
 from progeo_train.data.place_windows import PlaceWindows, expand_ranges
 
 ENOUGH_IMAGES = 2
@@ -61,7 +62,7 @@ def join_windows(windows: PlaceWindows, closures: NDArray[np.int64]) -> tuple[ND
 def window_links(windows: PlaceWindows, closures: NDArray[np.int64]) -> NDArray[np.int64]:
     """(L, 2) int64 pairs of different windows tied by a closure, each once, the smaller number first."""
     ends = np.sort(windows.of_row[closures], axis=1)
-    return np.unique(ends[(ends[:, 0] >= 0) & (ends[:, 0] != ends[:, 1])], axis=0)
+    return distinct_pairs(ends[(ends[:, 0] >= 0) & (ends[:, 0] != ends[:, 1])], len(windows))
 
 
 def conflicts_through_closures(windows: PlaceWindows, links: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -84,7 +85,8 @@ def conflicts_through_closures(windows: PlaceWindows, links: NDArray[np.int64]) 
         link, left = expand_ranges(start[part[:, 0]], start[part[:, 0] + 1])
         both, right = expand_ranges(start[part[link, 1]], start[part[link, 1] + 1])
         short = gap[left[both]] + gap[right] < windows.reach
-        pairs.append(np.unique(np.stack([other[left[both]][short], other[right][short]], axis=1), axis=0))
+        ends = np.stack([other[left[both[short]]], other[right[short]]], axis=1)
+        pairs.append(distinct_pairs(ends, len(windows)))
     return np.concatenate(pairs)
 
 
