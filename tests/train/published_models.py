@@ -144,7 +144,7 @@ def basic_block(make, name, channels, planes, *, downsample):
         make.batch_norm(f"{name}.downsample.1", planes)
 
 
-def described_by_progeo_resnet(tensors: Tensors, images: torch.Tensor) -> torch.Tensor:
+def described_by_progeo_resnet(tensors, images):
     """CLIP's ResNet up to layer4 (three convolutions first, average pooling before strides), then the pooling."""
     t = doubled(tensors)
     x = images.double()
@@ -167,7 +167,7 @@ def described_by_progeo_resnet(tensors: Tensors, images: torch.Tensor) -> torch.
     return pooled(t, x)
 
 
-def described_by_progeo_vit(tensors: Tensors, images: torch.Tensor) -> torch.Tensor:
+def described_by_progeo_vit(tensors, images):
     """Class token of CLIP's ViT after ln_post and the projection; not of unit length, as published."""
     t = doubled(tensors)
     weight = t["backbone.conv1.weight"]
@@ -185,7 +185,7 @@ def described_by_progeo_vit(tensors: Tensors, images: torch.Tensor) -> torch.Ten
     return layer_normed(t, "backbone.ln_post", x[:, 0]) @ t["backbone.proj"]
 
 
-def described_by_cosplace(tensors: Tensors, images: torch.Tensor) -> torch.Tensor:
+def described_by_cosplace(tensors, images):
     """torchvision's ResNet (He et al.; the stride in the 3 x 3 convolution of a bottleneck), then the pooling."""
     t = doubled(tensors)
     x = F.conv2d(images.double(), t["backbone.0.weight"], stride=2, padding=3)
