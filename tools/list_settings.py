@@ -1,4 +1,8 @@
-"""Writes docs/config.md from the classes in progeo_edge/config.py: python tools/list_settings.py > docs/config.md."""
+"""Writes the pages of settings from the classes that hold them.
+
+    python tools/list_settings.py > docs/config.md
+    python tools/list_settings.py train > docs/training_config.md
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,20 @@ import yaml
 from pydantic import BaseModel
 
 from progeo_edge.config import PROFILES, Config
+from progeo_train.config import TrainConfig
 
 HEAD = """# Settings
 
 Made by `tools/list_settings.py`; the reasons for the values are in [pipeline.md](pipeline.md). The same dotted names
 work in Python (`Config`), in the YAML file (`--config`) and on the command line (`--set search.top_k=10`). Unknown
 names are refused. The effective settings of a run are written into `config.yaml`, into the map and into the report.
+"""
+
+TRAINING_HEAD = """# Settings of the training
+
+Made by `tools/list_settings.py train`; [training.md](training.md) explains the method. The same dotted names work in
+the YAML file and on the command line (`--set stage2.epochs=8`). Unknown names are refused. The effective settings are
+written beside the checkpoints and into them. Defaults are the published ones of ProGEO.
 """
 
 
@@ -27,6 +39,13 @@ def settings_page() -> str:
     for name, changes in PROFILES.items():
         text = yaml.safe_dump(changes, sort_keys=False).rstrip() if changes else "# the values above"
         parts.append(f"### {name}\n\n```yaml\n{text}\n```\n")
+    return "\n".join(parts)
+
+
+def training_settings_page() -> str:
+    """The page of the training as Markdown."""
+    parts = [TRAINING_HEAD]
+    parts += [_section(name, section) for name, section in TrainConfig() if isinstance(section, BaseModel)]
     return "\n".join(parts)
 
 
@@ -45,4 +64,4 @@ def _section(name: str, section: BaseModel) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(settings_page())
+    sys.stdout.write(training_settings_page() if sys.argv[1:] == ["train"] else settings_page())
