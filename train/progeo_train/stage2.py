@@ -230,7 +230,8 @@ def run_stage2(
             best = _validate(run, stage, done, validation, best, log)
         _save(run, stage, done, best)
     run.fabric.barrier()
-    return folder.best if validation else folder.last
+    # A run that had ended before a validation set was named has no best.
+    return folder.best if validation and folder.best.is_file() else folder.last
 
 
 def _run_epoch(run: TrainingRun, stage: Stage2, start: Step, best: float | None, log: Log, progress: Progress) -> None:
