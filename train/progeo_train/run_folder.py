@@ -24,6 +24,7 @@ from progeo_train.checkpoint_file import CheckpointRecord, read_record, read_ten
 from progeo_train.config import DOCUMENTATION, TrainConfig
 from progeo_train.data.training_set import TrainingSet
 from progeo_train.models.place_encoder import EncoderSpec
+from progeo_train.run_log import METRICS_NAME
 
 _log = logging.getLogger(__name__)
 
@@ -153,10 +154,12 @@ def open_run_folder(
         force: Delete an earlier run.
 
     Raises:
-        ConfigError: an earlier run is there and neither is asked; or it had other data or settings.
+        ConfigError: an earlier run is there and neither is asked, or both are; or it had other data or settings.
     """
+    if resume and force:
+        raise ConfigError("--resume continues an earlier run and --force deletes it; give one of them")
     folder = RunFolder(path, fabric, config, data_fingerprint)
-    occupied = path.is_dir() and any(path.iterdir())
+    occupied = _holds_a_run(path)
     if occupied and not (resume or force):
         raise ConfigError(f"{path} holds an earlier run; --resume continues it, --force starts again")
     if resume and folder.last.is_file():
@@ -169,6 +172,13 @@ def open_run_folder(
         atomic.write_text(path / CONFIG_NAME, settings.to_yaml(config))
     fabric.barrier()
     return folder
+
+
+def _holds_a_run(path: Path) -> bool:
+    """Whether something has been trained: a command that failed before leaves only its config, which may go."""
+    checkpoints = any((path / name).exists() for name in (LAST_NAME, BEST_NAME, PROMPTS_NAME))
+    metrics = path / METRICS_NAME
+    return checkpoints or (metrics.is_file() and metrics.stat().st_size > 0)
 
 
 def _check_same_run(last: Path, config: TrainConfig, data_fingerprint: str) -> None:
