@@ -32,7 +32,7 @@ ENCODERS = ("thumbnail", "orb-bow", "vlad")
 def main() -> None:
     """Describe every set with every encoder and print one row per method."""
     arguments = _parse_arguments()
-    sets = _dev_sets(arguments.folder)
+    sets = dev_sets(arguments.folder)
     print(f"| recall@1, percent | {' | '.join(sets)} | mean | ms |")
     print(f"|---|{'---|' * (len(sets) + 2)}")
     for name in arguments.encoder or ENCODERS:
@@ -56,7 +56,8 @@ def _parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _dev_sets(folder: Path) -> dict[str, RetrievalSet]:
+def dev_sets(folder: Path) -> dict[str, RetrievalSet]:
+    """The development sets by name."""
     donkeycar = folder / "donkeycar_room_laps"
     michigan = folder / "grief_michigan_12x5"
     return {

@@ -1,7 +1,7 @@
 """Writes the pages of settings from the classes that hold them.
 
-    python tools/list_settings.py > docs/config.md
-    python tools/list_settings.py train > docs/training_config.md
+python tools/list_settings.py > docs/config.md
+python tools/list_settings.py train > docs/training_config.md
 """
 
 from __future__ import annotations
