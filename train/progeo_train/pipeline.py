@@ -22,10 +22,11 @@ from progeo_train.config import RunConfig, TrainConfig
 from progeo_train.data.training_set import TrainingSet
 from progeo_train.extraction import extract_features
 from progeo_train.feature_file import FeatureFile
+from progeo_train.models.architectures import check_image_size, find_architecture
 from progeo_train.models.clip_model import ClipModel, build_clip
-from progeo_train.models.place_encoder import build_encoder, check_joint_dimension, freeze
+from progeo_train.models.place_encoder import build_encoder, check_joint_dimension, encoder_spec, freeze
 from progeo_train.models.prompts import PromptLearner
-from progeo_train.run_folder import PROMPTS_NAME, RunFolder, TrainingRun, open_run_folder
+from progeo_train.run_folder import PROMPTS_NAME, RunFolder, TrainingRun, check_run_folder, open_run_folder
 from progeo_train.run_log import Log, RunLog, SilentLog
 from progeo_train.stage1 import Stage1, run_stage1
 from progeo_train.stage2 import Stage2, run_stage2
@@ -97,11 +98,26 @@ def train_stage1(job: Job) -> Path:
     """Learn the prompts; returns the file that stage 2 takes."""
     folder = _open_folder(job, "stage1")
     clip = _build_clip(job.config, job.config.stage1.image_size_px)
+    # Before the features, which may take hours: a template that cannot be read is noticed here.
+    learners = _learners(job, clip)
     features = _clip_features(job, clip)
-    stage = Stage1(job.fabric, job.config, clip.text, _learners(job, clip))
+    stage = Stage1(job.fabric, job.config, clip.text, learners)
     with closing(_open_log(job, folder)) as log:
         run = TrainingRun(job.fabric, job.config, job.data, folder)
         return run_stage1(run, stage, features, log, job.progress)
+
+
+def check_stage2(job: Job) -> None:
+    """Refuse what stage 2 would refuse, before hours are spent on stage 1; for runs with the text term.
+
+    Raises:
+        ConfigError: the descriptor dimension or the input size does not fit, or the folder holds another run.
+    """
+    model = job.config.model
+    architecture = find_architecture(model.backbone)
+    check_image_size(architecture.config, model.image_size_px)
+    check_joint_dimension(encoder_spec(model).descriptor_dim, architecture.joint_dim)
+    check_run_folder(job.out / "stage2", job.config, job.data.fingerprint(), resume=job.resume, force=job.force)
 
 
 def train_stage2(job: Job, prompts: Path | None, validation: Sequence[ValidationSet]) -> Path:

@@ -140,14 +140,11 @@ class TrainingRun:
     folder: RunFolder
 
 
-def open_run_folder(
-    path: Path, fabric: Fabric, config: TrainConfig, data_fingerprint: str, *, resume: bool, force: bool
-) -> RunFolder:
-    """Make the folder, or check that a run may continue in it.
+def check_run_folder(path: Path, config: TrainConfig, data_fingerprint: str, *, resume: bool, force: bool) -> None:
+    """Check that a run may begin or continue in a folder; nothing is changed.
 
     Args:
         path: OUT/stage1 or OUT/stage2.
-        fabric: Launched; all processes call this.
         config: Of this run.
         data_fingerprint: Of this run's images and places.
         resume: Continue an earlier run; starts a new one when there is none.
@@ -155,23 +152,41 @@ def open_run_folder(
 
     Raises:
         ConfigError: an earlier run is there and neither is asked, or both are; or it had other data or settings.
+        ModelError: the checkpoint to continue from is damaged.
     """
     if resume and force:
         raise ConfigError("--resume continues an earlier run and --force deletes it; give one of them")
-    folder = RunFolder(path, fabric, config, data_fingerprint)
-    occupied = _holds_a_run(path)
-    if occupied and not (resume or force):
+    if _holds_a_run(path) and not (resume or force):
         raise ConfigError(f"{path} holds an earlier run; --resume continues it, --force starts again")
-    if resume and folder.last.is_file():
-        _check_same_run(folder.last, config, data_fingerprint)
+    if resume and (path / LAST_NAME).is_file():
+        _check_same_run(path / LAST_NAME, config, data_fingerprint)
+
+
+def open_run_folder(
+    path: Path, fabric: Fabric, config: TrainConfig, data_fingerprint: str, *, resume: bool, force: bool
+) -> RunFolder:
+    """Make the folder, or check that a run may continue in it; every process calls this.
+
+    Args:
+        path: As in `check_run_folder`, also the rest.
+        fabric: Launched.
+        config: Of this run.
+        data_fingerprint: Of this run's images and places.
+        resume: Continue an earlier run.
+        force: Delete an earlier run.
+
+    Raises:
+        ConfigError: see `check_run_folder`.
+    """
+    check_run_folder(path, config, data_fingerprint, resume=resume, force=force)
     fabric.barrier()
     if fabric.is_global_zero:
-        if occupied and force:
+        if force and _holds_a_run(path):
             shutil.rmtree(path)
         path.mkdir(parents=True, exist_ok=True)
         atomic.write_text(path / CONFIG_NAME, settings.to_yaml(config))
     fabric.barrier()
-    return folder
+    return RunFolder(path, fabric, config, data_fingerprint)
 
 
 def _holds_a_run(path: Path) -> bool:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from progeo_train.config import TrainConfig
     from progeo_train.data.training_set import TrainingSet
     from progeo_train.pipeline import Job
+    from progeo_train.validation import ValidationSet
 
 HELP = """
 Train ProGEO's place encoder, in two stages.
@@ -82,7 +83,7 @@ def stage1(
 
     with _job(config, data, out, settings, pretrained, cache, resume, force, dev, devices, nodes, accelerator) as job:
         prompts = train_stage1(job)
-        _say(job, f"prompts in [bold]{prompts}[/bold]")
+        _say(job, f"prompts in {prompts}")
 
 
 @app.command(help="Tune the image encoder under the prompts of stage 1.")
@@ -104,7 +105,7 @@ def stage2(
 ) -> None:
     """Stage 2 alone."""
     with _job(config, data, out, settings, pretrained, cache, resume, force, dev, devices, nodes, accelerator) as job:
-        _stage2(job, prompts, val or [])
+        _stage2(job, prompts, _open_validation(job, val or []))
 
 
 @app.command(name="all", help="Stage 1, then stage 2; stage 1 is left out when stage2.text_weight is 0.")
@@ -124,12 +125,14 @@ def both(
     accelerator: AcceleratorOption = "auto",
 ) -> None:
     """Both stages."""
-    from progeo_train.pipeline import train_stage1
+    from progeo_train.pipeline import check_stage2, train_stage1
 
     with _job(config, data, out, settings, pretrained, cache, resume, force, dev, devices, nodes, accelerator) as job:
+        validation = _open_validation(job, val or [])
         if job.config.stage2.text_weight > 0:
+            check_stage2(job)
             train_stage1(job)
-        _stage2(job, None, val or [])
+        _stage2(job, None, validation)
 
 
 @contextmanager
@@ -185,20 +188,25 @@ def open_data(specs: list[str], config: TrainConfig, cache: Path, progress: Prog
     return found
 
 
-def _stage2(job: Job, prompts: Path | None, val: list[str]) -> None:
-    from progeo_train.pipeline import train_stage2
+def _open_validation(job: Job, val: list[str]) -> list[ValidationSet]:
     from progeo_train.validation import parse_validation_spec
 
-    sets = [parse_validation_spec(text, job.config.validation.radius_m) for text in val]
-    if not sets:
-        _say(job, "[yellow]no --val: the last encoder is kept, and nothing says whether it is good[/yellow]")
-    best = train_stage2(job, prompts, sets)
-    _say(job, f"encoder in [bold]{best}[/bold]; progeo-eval retrieval --encoder {best} ... judges it")
+    if not val:
+        _say(job, "no --val: the last encoder is kept, and nothing says whether it is good", style="yellow")
+    return [parse_validation_spec(text, job.config.validation.radius_m) for text in val]
 
 
-def _say(job: Job, text: str) -> None:
+def _stage2(job: Job, prompts: Path | None, validation: list[ValidationSet]) -> None:
+    from progeo_train.pipeline import train_stage2
+
+    best = train_stage2(job, prompts, validation)
+    _say(job, f"encoder in {best}; progeo-eval retrieval --encoder {best} ... judges it")
+
+
+def _say(job: Job, text: str, style: str | None = None) -> None:
+    """One line of results; brackets in file names are no markup."""
     if job.fabric.is_global_zero:
-        console().print(text, soft_wrap=True)
+        console().print(text, style=style, markup=False, soft_wrap=True)
 
 
 @contextmanager
