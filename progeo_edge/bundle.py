@@ -126,6 +126,9 @@ class Manifest(_Strict):
         parity: Per precision, the figures that the exporter measured.
         tool_versions: Versions of the tools that made the bundle.
         checkpoint_sha256: Hash of the checkpoint that was exported.
+        max_batch: Largest batch that the export was proven with, and that engines are built for.
+        probe_images: Where the images of `parity` come from ("rendered street, 64 places").
+        notes: What the exporter decided by itself, one sentence each: nodes it kept in FP32 and why, warnings.
     """
 
     schema_version: int = Field(ge=1)
@@ -146,6 +149,9 @@ class Manifest(_Strict):
     parity: dict[Precision, dict[str, float]] = {}
     tool_versions: dict[str, str] = {}
     checkpoint_sha256: Sha256 | None = None
+    max_batch: int | None = Field(None, ge=1)
+    probe_images: str = ""
+    notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Manifest:
