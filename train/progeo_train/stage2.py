@@ -23,7 +23,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from progeo_train.augmentation import augment
-from progeo_train.checkpoint_file import MODEL_PREFIX
+from progeo_train.checkpoint_file import MODEL_PREFIX, model_tensors
 from progeo_train.config import Stage2Config, TrainConfig
 from progeo_train.data.image_loader import Batch, make_loader
 from progeo_train.data.sampling import ClassDraws
@@ -31,7 +31,7 @@ from progeo_train.losses import CosFace, smoothed_cross_entropy, soft_triplet
 from progeo_train.models.place_encoder import EncoderSpec, PlaceEncoder
 from progeo_train.optimizer_state import optimizer_tensors, restore_optimizer
 from progeo_train.processes import average_gradient, gathered_rows
-from progeo_train.run_folder import RunFolder, Step, TrainingRun
+from progeo_train.run_folder import Step, TrainingRun
 from progeo_train.run_log import Log
 from progeo_train.schedule import group_of_epoch
 from progeo_train.step_means import StepMeans
@@ -186,11 +186,6 @@ class Stage2:
                 state[name] = state[name].to(device)
 
 
-def model_tensors(encoder: PlaceEncoder) -> dict[str, Tensor]:
-    """The encoder's tensors under the names that they have in a checkpoint."""
-    return {f"{MODEL_PREFIX}{name}": value for name, value in encoder.state_dict().items()}
-
-
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
@@ -220,7 +215,7 @@ def run_stage2(
     """
     config, folder = run.config, run.folder
     settings = config.stage2
-    start, best = _restore(stage, folder)
+    start, best = _restore(run, stage)
     log.start_at(start.total(settings.iterations_per_epoch))
     for epoch in range(start.epoch, settings.epochs):
         first = start.iteration if epoch == start.epoch else 0
@@ -316,14 +311,22 @@ def _validate(
 
 
 def _save(run: TrainingRun, stage: Stage2, done: Step, best: float | None) -> None:
-    record = {"stage": 2, "epoch": done.epoch, "iteration": done.iteration, "best_recall_at_1": best}
+    record = {
+        "stage": 2,
+        "epoch": done.epoch,
+        "iteration": done.iteration,
+        "best_recall_at_1": best,
+        # The scale of fp16's losses is the one thing that is neither a weight nor a function of the step.
+        "precision": run.fabric.strategy.precision.state_dict(),
+    }
     run.folder.write(run.folder.last, stage.spec, stage.tensors(), record)
 
 
-def _restore(stage: Stage2, folder: RunFolder) -> tuple[Step, float | None]:
-    found = folder.read_last()
+def _restore(run: TrainingRun, stage: Stage2) -> tuple[Step, float | None]:
+    found = run.folder.read_last()
     if found is None:
         return Step(0, 0), None
     training, tensors = found
     stage.restore(tensors)
+    run.fabric.strategy.precision.load_state_dict(training["precision"])
     return Step(training["epoch"], training["iteration"]), training["best_recall_at_1"]
