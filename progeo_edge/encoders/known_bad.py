@@ -33,7 +33,7 @@ KNOWN_BAD = (
     KnownBad(
         (10, 2, 0),
         (10, 2, 0),
-        "it is known for wrong results, and other projects refuse it; use the version of your JetPack, or 10.3 or newer",
+        "it is known for wrong results, and other projects refuse it; use the version of your JetPack, or a newer one",
     ),
     KnownBad(
         (10, 13, 3),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, cast
@@ -13,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from progeo_edge.bundle import ModelSpec, Precision
+from progeo_edge.encoders.descriptor_rows import unit_rows
+from progeo_edge.encoders.graph_identity import check_external_files, graph_fingerprint
 from progeo_edge.encoders.onnx_scan import GraphScan, scan_graph
 from progeo_edge.errors import ModelError
-from progeo_edge.graph_file import Graph, check_file, file_sha256, inside, open_graph
+from progeo_edge.graph_file import Graph, open_graph
 from progeo_edge.preprocess import to_model_input
 from progeo_edge.types import Image
 
@@ -28,7 +29,6 @@ _DEFAULT_PROVIDERS = ("CUDAExecutionProvider", "OpenVINOExecutionProvider", _CPU
 _MAX_BATCH = 16
 _INPUT_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
 _OUTPUT_TYPES = ("tensor(float)", "tensor(float16)", "tensor(double)")
-_MIN_NORM = 1e-6
 
 
 class _Tensor(Protocol):
@@ -73,7 +73,7 @@ class OnnxEncoder:
         runtime = _import_onnxruntime()
         graph = open_graph(Path(path), precision)
         scan = scan_graph(graph.path)
-        external = _check_external_files(graph, scan)
+        external = check_external_files(graph, scan)
         wanted = _choose_providers(providers, runtime.get_available_providers())
         session = _open_session(runtime, graph.path, scan, wanted, threads)
         _report_providers(wanted, session.get_providers(), runtime.get_available_providers(), providers)
@@ -83,7 +83,7 @@ class OnnxEncoder:
         self._output_name = _check_output(session, graph)
         self._session: _Session | None = session
         dimension = self._probe(graph.dimension)
-        fingerprint = _fingerprint(graph, external, self._output_name)
+        fingerprint = graph_fingerprint(graph, external, self._output_name)
         self._spec = ModelSpec(name=graph.name, dimension=dimension, fingerprint=fingerprint)
 
     @property
@@ -138,7 +138,7 @@ class OnnxEncoder:
                 f"model {self._path} gave shape {output.shape} for {len(batch)} images; expected "
                 f"({len(batch)}, {dimension or 'D'}): check the output's name, the dimension and the batch axis"
             )
-        return _unit_rows(output[:count], self._path)
+        return unit_rows(output[:count], self._path)
 
 
 def _import_onnxruntime() -> ModuleType:
@@ -149,23 +149,6 @@ def _import_onnxruntime() -> ModuleType:
             f"onnxruntime cannot be imported ({error}); install it with: pip install 'progeo-edge[onnx]'"
         ) from error
     return cast(ModuleType, onnxruntime)
-
-
-def _check_external_files(graph: Graph, scan: GraphScan) -> list[str]:
-    """Hashes of the files that hold the graph's tensors, in the order of their names."""
-    hashes = []
-    for name in sorted(scan.external_files):
-        path = inside(graph.path.parent, name)
-        hashes.append(file_sha256(path) if graph.files is None else _check_listed(graph, graph.files, path))
-    return hashes
-
-
-def _check_listed(graph: Graph, files: Mapping[str, str], path: Path) -> str:
-    name = path.relative_to(graph.folder).as_posix()
-    if name not in files:
-        raise ModelError(f"model {graph.path} keeps tensors in {name!r}, which the manifest does not list")
-    check_file(graph.folder, name, files[name])
-    return files[name]
 
 
 def _choose_providers(asked: Sequence[str] | None, available: Sequence[str]) -> list[str]:
@@ -269,22 +252,6 @@ def _pick(items: Sequence[_Tensor], name: str | None, what: str, path: Path) -> 
     if name not in names:
         raise ModelError(f"model {path} has no {what} {name!r}; it has {', '.join(names)}")
     return items[names.index(name)]
-
-
-def _unit_rows(output: NDArray[Any], path: Path) -> NDArray[np.float32]:
-    norms = np.linalg.norm(output.astype(np.float64), axis=1, keepdims=True)
-    bad = np.flatnonzero(~(np.isfinite(norms) & (norms > _MIN_NORM)))
-    if bad.size:
-        raise ModelError(
-            f"model {path} gave a descriptor of norm {norms[bad[0], 0]} for image {bad[0]} of the batch; "
-            "a graph in half precision overflows like this: use the FP32 graph"
-        )
-    return cast("NDArray[np.float32]", (output / norms).astype(np.float32))
-
-
-def _fingerprint(graph: Graph, external: Sequence[str], output_name: str) -> str:
-    parts = (graph.sha256, *external, output_name, graph.preprocess.hash)
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _first_line(error: Exception) -> str:

@@ -49,7 +49,7 @@ _listeners_lock = threading.Lock()
 
 @contextmanager
 def captured() -> Iterator[LogLines]:
-    """Collect what TensorRT logs during the body. Work of other threads is in it too: it logs from threads of its own."""
+    """Collect what TensorRT logs during the body, other threads included: it works in threads of its own."""
     lines = LogLines()
     with _listeners_lock:
         _listeners.append(lines)

@@ -13,7 +13,8 @@ import pytest
 
 from progeo_edge.bundle import Preprocess
 from progeo_edge.encoders import load_encoder
-from progeo_edge.encoders.onnx import OnnxEncoder, _report_providers, _unit_rows
+from progeo_edge.encoders.descriptor_rows import unit_rows
+from progeo_edge.encoders.onnx import OnnxEncoder, _report_providers
 from progeo_edge.encoders.onnx_scan import scan_graph
 from progeo_edge.errors import InputError, ModelError
 from tests.tiny_encoder import (
@@ -159,10 +160,10 @@ def test_zero_overflow_and_nan_are_refused(gain: float, tmp_path: Path):
 
 def test_the_bad_image_of_a_batch_is_named():
     output = np.eye(3, dtype=np.float32) * 2
-    np.testing.assert_array_equal(_unit_rows(output, Path("m.onnx")), np.eye(3, dtype=np.float32))
+    np.testing.assert_array_equal(unit_rows(output, Path("m.onnx")), np.eye(3, dtype=np.float32))
     output[1, 0] = np.nan
     with pytest.raises(ModelError, match="norm nan for image 1 of the batch"):
-        _unit_rows(output, Path("m.onnx"))
+        unit_rows(output, Path("m.onnx"))
 
 
 @pytest.mark.parametrize(
