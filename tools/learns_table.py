@@ -1,6 +1,6 @@
 """Does it learn? Recall@1 of a compact encoder trained from scratch, with and without the text term, as a table.
 
-    python -m tools.learns_table ../shared/data OUT [--seeds 0 1 2] [--epochs 48] [--iterations 50] [--jobs 2]
+    python -m tools.learns_table ../shared/data OUT [--seeds 0 1 2] [--epochs 32] [--iterations 50] [--jobs 2]
 
 Trains on DATA/train (places made by tools/training_tables.py) and judges on DATA/dev, on which nothing is trained. Per
 seed: the random weights that training starts from; stage 2 without the text term; stage 1 and stage 2. What is there
@@ -41,12 +41,17 @@ def main() -> None:
     arguments = _parse_arguments()
     tables = arguments.out / "tables"
     script = Path(__file__).with_name("training_tables.py")
-    subprocess.run([sys.executable, str(script), str(arguments.data / "train"), str(tables)], check=True)
+    size = str(arguments.size_px)
+    subprocess.run(
+        [sys.executable, str(script), str(arguments.data / "train"), str(tables), "--size-px", size], check=True
+    )
     settings = (
         *DATA_SETTINGS,
         *RUN_SETTINGS,
         f"stage2.epochs={arguments.epochs}",
         f"stage2.iterations_per_epoch={arguments.iterations}",
+        f"model.image_size_px=[{size},{size}]",
+        f"stage1.image_size_px=[{size},{size}]",
         *arguments.set,
     )
     jobs = [(name, seed) for seed in arguments.seeds for name in VARIANTS]
@@ -60,8 +65,9 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=48)
+    parser.add_argument("--epochs", type=int, default=32)
     parser.add_argument("--iterations", type=int, default=50)
+    parser.add_argument("--size-px", type=int, default=96)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--set", action="append", default=[], help="one more setting, as section.name=value")
     return parser.parse_args()

@@ -8,6 +8,9 @@ recording, so the times are stretched until `--window-s` seconds span one place:
 per second), 3 of the drives in Cambridge (one per second, faster), 6 of the road in Pohang (several per second).
 Floors of the tower are regions: two videos of one floor may show the same place, so they are never told apart; two
 floors may look alike, and are.
+
+With `--size-px N` the images are squashed to N x N once, as the training would do each time, and written as PNG, so
+that a training at that size sees the same pixels and reads them faster.
 """
 
 from __future__ import annotations
@@ -17,6 +20,12 @@ import csv
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+import cv2
+
+from progeo_edge.bundle import Preprocess
+from progeo_edge.preprocess import to_model_input
+from progeo_edge.sources.images import read_image
 
 IMAGES_PER_WINDOW = {"ie_tower_indoor": 4, "camvid_driving": 3, "postech_road": 6}
 
@@ -29,6 +38,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--window-s", type=float, default=4.0, help="places.window_s of the training")
+    parser.add_argument("--size-px", type=int, help="write the images at this size too")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name, images_per_window in IMAGES_PER_WINDOW.items():
@@ -66,12 +76,28 @@ def _read(table: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def _shrunk(image: Path, folder: Path, size_px: int) -> Path:
+    """The image at its size for the training, written once."""
+    path = folder / f"{image.stem}.png"
+    if not path.is_file():
+        form = Preprocess(
+            height_px=size_px, width_px=size_px, color="bgr", layout="nhwc", dtype="uint8", mean=None, std=None
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        if not cv2.imwrite(str(path), to_model_input([read_image(image)], form)[0]):
+            raise SystemExit(f"{path} could not be written")
+    return path
+
+
 def _write(path: Path, columns: list[str], rows: list[Row], arguments: argparse.Namespace) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         for row in rows:
-            writer.writerow(row | {"image": os.path.relpath(str(row["image"]), arguments.out)})
+            image = Path(str(row["image"]))
+            if arguments.size_px is not None:
+                image = _shrunk(image, arguments.out / "images" / path.stem, arguments.size_px)
+            writer.writerow(row | {"image": os.path.relpath(image, arguments.out)})
     print(f"{path}: {len(rows)} images")
 
 
