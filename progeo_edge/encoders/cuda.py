@@ -8,6 +8,7 @@ imported it, and a callback of ROS or of a web server runs in another one.
 from __future__ import annotations
 
 import functools
+import importlib
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -157,13 +158,12 @@ _IMPORT_LOCK = threading.Lock()
 def _import_pycuda() -> ModuleType:
     with _IMPORT_LOCK:
         try:
-            import pycuda.driver as driver
+            return importlib.import_module("pycuda.driver")
         except ImportError as error:
             raise ModelError(
                 f"pycuda cannot be imported ({error}); install it on the device with: pip install "
                 "'progeo-edge[tensorrt]' (it is compiled there and needs nvcc on the PATH)"
             ) from error
-    return cast(ModuleType, driver)
 
 
 @contextmanager
