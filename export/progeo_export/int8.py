@@ -104,13 +104,16 @@ def quantise(
         count, notes = _write_inputs(images, preprocess, inputs)
         request = Request(str(model), str(out), str(inputs), count, input_name, calibrator, quantised, threads)
         _run_worker(request, Path(scratch) / "request.json")
-    check_quantised(onnx.load(out), quantised, kept)
+    result = onnx.load(out)
+    _leave_residuals(result, frozenset(quantised))
+    onnx.save(result, out)
+    check_quantised(result, quantised)
     for note in notes:
         _log.warning("%s", note)
     return Int8Report(tuple(quantised), tuple(kept), count, calibrator, notes)
 
 
-def check_quantised(model: onnx.ModelProto, quantised: Iterable[str], kept: Iterable[str]) -> None:
+def check_quantised(model: onnx.ModelProto, quantised: Iterable[str]) -> None:
     """Read in the graph itself that it is what TensorRT takes, whatever the quantiser was asked for.
 
     Raises:
@@ -122,6 +125,7 @@ def check_quantised(model: onnx.ModelProto, quantised: Iterable[str], kept: Iter
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"the INT8 graph is no valid ONNX: {error}; {remedy}") from error
+    quantised = frozenset(quantised)
     constants = {item.name: item for item in model.graph.initializer}
     producers = {output: node for node in model.graph.node for output in node.output}
     for node in model.graph.node:
@@ -129,17 +133,17 @@ def check_quantised(model: onnx.ModelProto, quantised: Iterable[str], kept: Iter
         if has_zero_point and np.any(numpy_helper.to_array(constants[node.input[2]])):
             raise ExportError(f"zero point {node.input[2]!r} of the INT8 graph is not 0; {remedy}")
     by_name = {node.name: node for node in model.graph.node}
-    for name in quantised:
+    for name in sorted(quantised):
         pair = [producers.get(value) for value in by_name[name].input[:2]]
         if any(source is None or source.op_type != "DequantizeLinear" for source in pair):
             raise ExportError(f"node {name!r} was to be quantised, but its input or weight has no Q/DQ; {remedy}")
         scale = constants[pair[1].input[1]] if pair[1] is not None else None
         if scale is None or len(scale.dims) != 1:
             raise ExportError(f"the weight of node {name!r} has one scale for all channels; {remedy}")
-    for name in kept:
-        sources = [producers.get(value) for value in by_name[name].input]
-        if any(source is not None and source.op_type == "DequantizeLinear" for source in sources):
-            raise ExportError(f"node {name!r} was to stay in FP32, but it has Q/DQ; {remedy}")
+    for node in model.graph.node:
+        sources = [producers[value].op_type for value in node.input if value in producers]
+        if "DequantizeLinear" in sources and node.name not in quantised:
+            raise ExportError(f"node {node.name!r} was to stay in FP32, but it has Q/DQ; {remedy}")
 
 
 def is_head(name: str) -> bool:
@@ -182,6 +186,24 @@ def _stem(graph: onnx.ModelProto) -> set[str]:
     convs = [node.name for node in before_pool if node.op_type == "Conv"]
     has_stem = len(before_pool) < len(nodes) and len(convs) <= _MAX_STEM_CONVS
     return {node.name for node in nodes[: first + 1]} | (set(convs) if has_stem else set())
+
+
+def _leave_residuals(graph: onnx.ModelProto, quantised: frozenset[str]) -> None:
+    """Give every node that is not quantised the tensor as it was before Q/DQ.
+
+    The quantiser replaces a tensor for all its readers, so the sums of a residual network would add up the rounding of
+    every block; measured on RN50, that loses a fifth more of the distance between places.
+    """
+    source = {
+        output: (node.op_type, node.input[0]) for node in graph.graph.node for output in node.output if node.input
+    }
+    for node in graph.graph.node:
+        if node.name in quantised:
+            continue
+        for k, value in enumerate(node.input):
+            kind, rounded = source.get(value, ("", ""))
+            if kind == "DequantizeLinear" and source.get(rounded, ("", ""))[0] == "QuantizeLinear":
+                node.input[k] = source[rounded][1]
 
 
 def _write_inputs(images: Iterable[Image], preprocess: Preprocess, path: Path) -> tuple[int, tuple[str, ...]]:

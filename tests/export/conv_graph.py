@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,7 +21,7 @@ PREPROCESS = Preprocess(
 def conv_graph(*, seed: int = 0, attention: bool = False, head_scope: str = "/head") -> onnx.ModelProto:
     """uint8 (N, 32, 32, 3) BGR to (N, 24) unit rows; the block's two convolutions are what INT8 may take."""
     rng = np.random.default_rng(seed)
-    weights = {
+    weights: dict[str, np.ndarray[Any, Any]] = {
         "scale": np.full((1, 3, 1, 1), 1 / 64, np.float32),
         "shift": np.full((1, 3, 1, 1), 2.0, np.float32),
         "stem": rng.normal(0, 0.25, (12, 3, 3, 3)).astype(np.float32),
