@@ -87,7 +87,7 @@ LIMITS: dict[Precision, tuple[Limit, ...]] = {
         Limit("min_cosine", "at least", 1.0 - 1e-5, "smallest cosine to the checkpoint's descriptor", _FP32_REMEDY),
     ),
     "fp16": (_collapse(), _unit_norm(), *_loss(0.02, 0.10, _FP16_REMEDY), _recall(0.0, _FP16_REMEDY)),
-    "int8": (_collapse(), _unit_norm(), *_loss(0.15, 0.50, _INT8_REMEDY), _recall(0.01, _INT8_REMEDY)),
+    "int8": (_collapse(), _unit_norm(), *_loss(0.15, 1.0, _INT8_REMEDY), _recall(0.01, _INT8_REMEDY)),
 }
 """Per precision, in the order in which they are judged: a collapsed model is named as such before its losses are."""
 
