@@ -70,7 +70,9 @@ def unpack(tar: Path, folder: Path, *, force: bool = False, max_bytes: int = MAX
             _extract(archive, draft, tar, max_bytes)
             return _check(draft, tar)
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise ExportError(f"{tar} cannot be unpacked: {error}; copy the file again, uncompressed") from error
+        raise ExportError(
+            f"{tar} cannot be unpacked to {folder}: {error}; give an undamaged, uncompressed tar of a bundle"
+        ) from error
 
 
 def _extract(archive: tarfile.TarFile, draft: Path, tar: Path, max_bytes: int) -> None:
