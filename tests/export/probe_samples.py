@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-
 from unittest import mock
 
 from progeo_edge.world import StreetWorld
