@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any, Protocol, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -24,17 +24,31 @@ _NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING: does not wait for the default stream of other libraries. pycuda has no name for it."""
 
 
-class Stream(Protocol):
-    """A CUDA stream of pycuda."""
+class Stream:
+    """A queue of work on the GPU that does not wait for other libraries' default stream."""
+
+    def __init__(self, driver: ModuleType) -> None:
+        self._stream: Any = driver.Stream(_NON_BLOCKING)
 
     @property
     def handle(self) -> int:
         """Its CUstream as an integer, which TensorRT takes."""
-        ...
+        return int(self.of_pycuda.handle)
+
+    @property
+    def of_pycuda(self) -> Any:  # noqa: ANN401 - a class of pycuda
+        """The stream as pycuda takes it; never keep it, since pycuda destroys it with its last reference."""
+        if self._stream is None:
+            raise ModelError("the CUDA stream was freed")
+        return self._stream
 
     def synchronize(self) -> None:
         """Wait until everything queued has been done; other Python threads go on meanwhile."""
-        ...
+        self.of_pycuda.synchronize()
+
+    def free(self) -> None:
+        """Destroy it; where something else still holds this object, that does not matter."""
+        self._stream = None
 
 
 @functools.cache
@@ -90,8 +104,8 @@ class Gpu:
         return int(free)
 
     def make_stream(self) -> Stream:
-        """A stream of its own. It is destroyed with its last reference: drop that where the context is current."""
-        return cast(Stream, self._driver.Stream(_NON_BLOCKING))
+        """A stream of its own."""
+        return Stream(self._driver)
 
     def make_buffer(self, shape: Sequence[int], dtype: DTypeLike, *, zero_copy: bool = False) -> Buffer:
         """Memory for one tensor, on both sides.
@@ -134,12 +148,12 @@ class Buffer:
     def upload(self, count: int, stream: Stream) -> None:
         """Queue the copy of the first `count` rows to the GPU."""
         if self._device is not None:
-            self._driver.memcpy_htod_async(self._device, self.host[:count], stream)
+            self._driver.memcpy_htod_async(self._device, self.host[:count], stream.of_pycuda)
 
     def download(self, count: int, stream: Stream) -> None:
         """Queue the copy of the first `count` rows to the host."""
         if self._device is not None:
-            self._driver.memcpy_dtoh_async(self.host[:count], self._device, stream)
+            self._driver.memcpy_dtoh_async(self.host[:count], self._device, stream.of_pycuda)
 
     def free(self) -> None:
         """Give both back; the host array must not be touched afterwards."""

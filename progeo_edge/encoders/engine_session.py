@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from types import ModuleType
 from typing import Any
 
@@ -67,8 +68,11 @@ class EngineSession:
                 _check_engine(trt, self._engine, manifest, image, max_batch, lines)
                 self._make_context(lines)
                 self._make_buffers((max_batch, *image), zero_copy, lines)
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            # The dead frames hold TensorRT's objects, which must go while the context is current.
+            with gpu.current():
+                traceback.clear_frames(error.__traceback__)
+                self.close()
             raise
 
     @property
@@ -118,7 +122,9 @@ class EngineSession:
             self._runtime = None
             while self._buffers:
                 self._buffers.pop().free()
-            self._stream = None
+            if self._stream is not None:
+                self._stream.free()
+                self._stream = None
 
     def _load(self, trt: ModuleType, plan: bytes, lines: LogLines) -> None:
         try:

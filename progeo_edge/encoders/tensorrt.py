@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import threading
+import traceback
 import weakref
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -212,16 +213,21 @@ class _Workshop:
         timing = timing_name(trt.__version__, gpu.compute_capability)
         _log.info("building the %s engine of %s on %s; this takes minutes", recipe.precision, self._folder, gpu.name)
         with gpu.current():
-            plan = build_plan(
-                trt,
-                graph.path,
-                self._manifest,
-                recipe,
-                self._options,
-                free_bytes=gpu.free_memory_bytes(),
-                timing_cache=self._cache.load_timing(timing),
-                progress=self._progress,
-            )
+            try:
+                plan = build_plan(
+                    trt,
+                    graph.path,
+                    self._manifest,
+                    recipe,
+                    self._options,
+                    free_bytes=gpu.free_memory_bytes(),
+                    timing_cache=self._cache.load_timing(timing),
+                    progress=self._progress,
+                )
+            except BaseException as error:
+                # The dead frames hold TensorRT's objects, which must go while the context is current.
+                traceback.clear_frames(error.__traceback__)
+                raise
         _log.info("built in %.0f s, %.1f MB", plan.build_s, len(plan.data) / 1e6)
         session, figures = self._open_checked(plan.data, recipe.precision)
         self._cache.store(key, plan.data, {"golden": figures, "build_s": round(plan.build_s, 1)})

@@ -278,6 +278,7 @@ class FakeLibcuda:
         return 0
 
     def cuGraphDestroy(self, graph: Any) -> int:
+        del self._state.graphs[graph.value]
         self._state.count("graph", -1)
         return 0
 
