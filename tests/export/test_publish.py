@@ -111,6 +111,17 @@ def test_what_is_not_a_file_of_the_bundle_is_refused(
     assert set(tmp_path.rglob("*")) == before
 
 
+def test_a_sparse_member_is_refused(tar: Path, tmp_path: Path) -> None:
+    """A few bytes that claim to be a file of terabytes."""
+    member = tarfile.TarInfo("tiny/large.bin")
+    member.pax_headers = {"GNU.sparse.size": str(1 << 40), "GNU.sparse.numblocks": "1", "GNU.sparse.map": "0,1"}
+    member.size = 1
+    with tarfile.open(tar, "a", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(member, io.BytesIO(b"x"))
+    with pytest.raises(ExportError, match="no plain file"):
+        unpack(tar, tmp_path / "copy")
+
+
 def test_a_directory_entry_is_no_harm(tar: Path, tmp_path: Path) -> None:
     append(tar, "tiny/sub", kind=tarfile.DIRTYPE)
     unpack(tar, tmp_path / "copy")
