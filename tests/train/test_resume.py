@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from progeo_edge.errors import ConfigError
-from progeo_train.checkpoint_file import read_tensors
+from progeo_train.checkpoint_file import read_record, read_tensors
 from progeo_train.pipeline import train_stage1, train_stage2
 from progeo_train.run_folder import RunFolder
 from progeo_train.validation import parse_validation_spec
@@ -186,3 +186,16 @@ def test_other_data_and_settings_are_refused(small, tmp_path):
     other.table.write_text("\n".join(lines[:-1]) + "\n")
     with pytest.raises(ConfigError, match="trained on other images or places"):
         run(other, "stage2", tmp_path / "out", resume=True)
+
+
+def test_a_continued_run_remembers_the_best_recall(small, tmp_path, monkeypatch):
+    recalls = iter([0.9, 0.5, 0.5, 0.5])
+
+    def validate(*_):
+        return SimpleNamespace(mean_recall_at_1=next(recalls), recall={}, scalars=dict, write_worst=lambda *_: [])
+
+    monkeypatch.setattr("progeo_train.stage2.validate", validate)
+    with pytest.raises(Killed):
+        run(small, "stage2", tmp_path, progress=killing(6))
+    run(small, "stage2", tmp_path, resume=True)
+    assert read_record(tmp_path / "stage2" / "best.safetensors").training["epoch"] == 1

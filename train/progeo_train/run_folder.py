@@ -34,7 +34,7 @@ CONFIG_NAME, LAST_NAME, BEST_NAME, PROMPTS_NAME = (
     "best.safetensors",
     "prompts.safetensors",
 )
-FREE_TO_CHANGE = ("run.", "validation.", "stage1.epochs", "stage2.epochs", "stage1.feature_batch_size")
+FREE_TO_CHANGE = ("run.", "validation.", "stage2.epochs", "stage1.feature_batch_size")
 """Settings that may differ when a run is continued: they do not change what the steps already done have computed.
 
 `run.seed` and `run.precision` are checked all the same.

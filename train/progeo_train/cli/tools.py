@@ -88,8 +88,9 @@ def import_checkpoint(
     height, width = found["image_size_px"]
     console().print(
         f"{found['family']} {found['backbone']}, {found['descriptor_dim']} dimensions, {height} x {width} px: "
-        f"{found['tensors']} tensors in [bold]{out}[/bold], {found['set_aside']} set aside",
+        f"{found['tensors']} tensors in {out}, {found['set_aside']} set aside",
         soft_wrap=True,
+        markup=False,
     )
 
 
@@ -126,7 +127,8 @@ def extract(
     if fabric.is_global_zero:
         unreadable = int((~features.readable).sum())
         note = f", {unreadable} of them unreadable (unreadable.txt names them)" if unreadable else ""
-        console().print(f"{len(features)} descriptors of {features.dim} dimensions in [bold]{out}[/bold]{note}")
+        text = f"{len(features)} descriptors of {features.dim} dimensions in {out}{note}"
+        console().print(text, soft_wrap=True, markup=False)
 
 
 def recall(
