@@ -51,7 +51,8 @@ class _Reporter:
             try:
                 self._callback(self._report())
             except BaseException as error:  # must not travel through TensorRT; `reporting` raises it afterwards
-                self.failure = error
+                # Its frames would keep the builder alive beyond the build.
+                self.failure = error.with_traceback(None)
         return self.failure is None
 
     def beat(self, stop: threading.Event) -> None:
