@@ -45,6 +45,8 @@ CASES: list[tuple[str, Sequence[Any], dict[str, Any]]] = [
     ("Add", [_ints(1, 2), _ints(3, 4)], {}),
     ("Div", [ROWS, _positive(5)], {}),
     ("Div", [_ints(7, -7), _ints(2, 2)], {}),
+    ("Mod", [_ints(7, -7), _ints(3, 3)], {}),
+    ("Mod", [ROWS, _positive(5)], {"fmod": 1}),
     ("Pow", [_positive(3, 5), np.array(3, np.float32)], {}),
     ("Clip", [ROWS, np.array(-0.5, np.float32), np.array(0.5, np.float32)], {}),
     ("Clip", [ROWS, np.array(0, np.float32)], {}),

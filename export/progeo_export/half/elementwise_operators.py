@@ -33,6 +33,11 @@ def _divide(call: Call) -> Tensor:
     return torch.div(numerator, denominator, rounding_mode="trunc")
 
 
+def _modulo(call: Call) -> Tensor:
+    function = torch.fmod if call.attribute("fmod", 0) else torch.remainder
+    return function(call.value(0), call.value(1))
+
+
 def _power(call: Call) -> Tensor:
     base, exponent = call.value(0), call.value(1)
     return torch.pow(base, exponent).to(base.dtype)
@@ -139,6 +144,7 @@ ELEMENTWISE: dict[str, Operator] = {
     "Log": _unary(torch.log),
     "Max": _variadic(torch.maximum),
     "Min": _variadic(torch.minimum),
+    "Mod": _modulo,
     "Mul": _binary(torch.mul),
     "Neg": _unary(torch.neg),
     "Not": _unary(torch.logical_not),
