@@ -87,7 +87,7 @@ class TensorRTEncoder:
         options = BuildOptions(max_batch or self._manifest.max_batch or 8, workspace_bytes, optimization_level)
         _check_options(options)
         workshop = _Workshop(folder, self._manifest, open_gpu(gpu_index), options, zero_copy, cuda_graph, progress)
-        wanted: Precision = precision or next(item for item in _PREFERENCE if item in self._manifest.graphs)
+        wanted = precision or _first_choice(self._manifest)
         tried = (wanted, *_FALLBACKS[wanted]) if allow_fallback else (wanted,)
         session, self._precision = workshop.open_first(tried, build)
         self._max_batch = options.max_batch
@@ -267,6 +267,10 @@ class _Workshop:
             ) from None
         _log.info("golden images agree: min cosine %.6f", figures["min_cosine"])
         return figures
+
+
+def _first_choice(manifest: Manifest) -> Precision:
+    return next(item for item in _PREFERENCE if item in manifest.graphs)
 
 
 def _fingerprint(folder: Path, manifest: Manifest, precision: Precision) -> str:

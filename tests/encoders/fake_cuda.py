@@ -236,7 +236,7 @@ def driver_of(state: FakeCuda) -> ModuleType:
     driver.memcpy_htod_async = memcpy_htod_async
     driver.memcpy_dtoh_async = memcpy_dtoh_async
     driver.pagelocked_empty = pagelocked_empty
-    return driver
+    return driver  # type: ignore[no-any-return]
 
 
 def _copy(state: FakeCuda, dest: int, src: int, size: int) -> None:

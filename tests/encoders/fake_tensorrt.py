@@ -202,7 +202,8 @@ def make(state: FakeTensorRT) -> ModuleType:
     class OnnxParser:
         def __init__(self, network: INetworkDefinition, logger: ILogger) -> None:
             state.born(self)
-            self._network, self._logger, self._errors = network, logger, []
+            self._network, self._logger = network, logger
+            self._errors: list[ParserError] = []
 
         @property
         def num_errors(self) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from progeo_edge import atomic
 from progeo_edge.encoders import cuda, engine_cache
 from progeo_edge.encoders.engine_cache import EngineCache, EngineKey, timing_name, user_cache_folder
 from progeo_edge.encoders.tensorrt import TensorRTEncoder
@@ -232,7 +233,7 @@ def test_a_full_disk_costs_the_cache_not_the_run(
     def full(path: Path, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(engine_cache.atomic, "write_bytes", full)
+    monkeypatch.setattr(atomic, "write_bytes", full)
     open_and_close(bundle)
     assert "cannot be kept: [Errno 28]" in caplog.text and plans(bundle) == []
 

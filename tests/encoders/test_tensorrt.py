@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from progeo_edge.encoders import Encoder
+from progeo_edge.encoders import Encoder, cuda
 from progeo_edge.encoders.onnx import OnnxEncoder
 from progeo_edge.encoders.tensorrt import TensorRTEncoder
 from progeo_edge.errors import InputError, ModelError
-from tests.encoders import fake_cuda
 from tests.encoders.tensorrt_bundle import run_graph, write_golden, write_golden_bundle
 from tests.encoders.trt_fixtures import Machine, frames, make_machine, open_and_close, plans
 from tests.tiny_encoder import FOREIGN_PREPROCESS, HEIGHT_PX, WIDTH_PX, edit_manifest, write_tiny_bundle
@@ -246,7 +245,7 @@ def test_without_tensorrt_without_pycuda_without_gpu(
     with pytest.raises(ModelError, match=r"tensorrt cannot be imported.*--system-site-packages"):
         TensorRTEncoder(bundle)
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
-    fake_cuda.cuda.open_gpu.cache_clear()
+    cuda.open_gpu.cache_clear()
     with pytest.raises(ModelError, match=r"pycuda cannot be imported.*progeo-edge\[tensorrt\]"):
         TensorRTEncoder(bundle)
 

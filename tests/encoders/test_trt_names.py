@@ -94,7 +94,7 @@ import json
 def find(path):
     value = tensorrt_bindings
     for part in path.split("."):
-        value = getattr(value, part, None)
+        value = getattr(value, part, None) if value is not None else None
     return value
 
 class Logger(tensorrt_bindings.ILogger):
