@@ -87,6 +87,7 @@ CASES: list[tuple[str, Sequence[Any], dict[str, Any]]] = [
     ("Flatten", [MAP], {"axis": 2}),
     ("Gather", [MAP, np.array([[0, -1], [2, 1]], np.int64)], {"axis": 1}),
     ("Gather", [ROWS, np.array(1, np.int64)], {"axis": 0}),
+    ("Gather", [_ints(4, 5), np.array(1, np.int64)], {"axis": 0}),
     ("Pad", [ROWS, _ints(1, 0, 0, 2)], {}),
     ("Range", [np.array(1, np.int64), np.array(9, np.int64), np.array(3, np.int64)], {}),
     ("Reshape", [MAP, _ints(0, -1, 6)], {}),

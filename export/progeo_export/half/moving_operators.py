@@ -82,7 +82,7 @@ def _gather(call: Call) -> Tensor:
     axis = call.attribute("axis", 0) % values.ndim
     positive = torch.where(indices < 0, indices + values.shape[axis], indices)
     picked = values.index_select(axis, positive.reshape(-1))
-    return picked.reshape(*values.shape[:axis], *indices.shape, *values.shape[axis + 1 :])
+    return picked.reshape([*values.shape[:axis], *indices.shape, *values.shape[axis + 1 :]])
 
 
 def _squeeze(call: Call) -> Tensor:
