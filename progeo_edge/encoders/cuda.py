@@ -51,7 +51,6 @@ class Stream:
         self._stream = None
 
 
-@functools.cache
 def open_gpu(index: int = 0) -> Gpu:
     """The GPU `index`, the same object for everybody in this process.
 
@@ -61,7 +60,11 @@ def open_gpu(index: int = 0) -> Gpu:
     Raises:
         ModelError: pycuda is not installed, or there is no such GPU.
     """
-    return Gpu(index)
+    with _OPEN_LOCK:
+        return open_once(index)
+
+
+_OPEN_LOCK = threading.Lock()
 
 
 class Gpu:
@@ -118,6 +121,10 @@ class Gpu:
         return Buffer(self._driver, tuple(shape), np.dtype(dtype), zero_copy=zero_copy)
 
 
+open_once = functools.cache(Gpu)
+"""Behind `open_gpu`, which keeps two threads from retaining the context twice."""
+
+
 class Buffer:
     """Pinned host memory, and the device memory that belongs to it.
 
@@ -166,18 +173,14 @@ class Buffer:
             pinned.free()
 
 
-_IMPORT_LOCK = threading.Lock()
-
-
 def _import_pycuda() -> ModuleType:
-    with _IMPORT_LOCK:
-        try:
-            return importlib.import_module("pycuda.driver")
-        except ImportError as error:
-            raise ModelError(
-                f"pycuda cannot be imported ({error}); install it on the device with: pip install "
-                "'progeo-edge[tensorrt]' (it is compiled there and needs nvcc on the PATH)"
-            ) from error
+    try:
+        return importlib.import_module("pycuda.driver")
+    except ImportError as error:
+        raise ModelError(
+            f"pycuda cannot be imported ({error}); install it on the device with: pip install "
+            "'progeo-edge[tensorrt]' (it is compiled there and needs nvcc on the PATH)"
+        ) from error
 
 
 @contextmanager

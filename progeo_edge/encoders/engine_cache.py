@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from progeo_edge import atomic
-from progeo_edge.errors import ModelError
 
 _log = logging.getLogger(__name__)
 
@@ -124,12 +123,12 @@ class EngineCache:
             yield
             return
         path = self.folder / f"{key.name}.lock"
-        with path.open("a") as stream:
-            _acquire(stream.fileno(), path)
-            try:
-                yield
-            finally:
-                fcntl.flock(stream.fileno(), fcntl.LOCK_UN)
+        descriptor = _acquire(path)
+        try:
+            yield
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
 
     def load_timing(self, name: str) -> bytes | None:
         """The timing cache `name`, or None."""
@@ -190,17 +189,30 @@ def _is_writable(folder: Path) -> bool:
     return True
 
 
-def _acquire(descriptor: int, path: Path) -> None:
+def _acquire(path: Path) -> int | None:
+    """Wait for the lock and return its open file; None where the file system has no locks, or no room for the file."""
+    descriptor = None
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        if not _try_lock(descriptor):
+            _log.info("another process builds this engine; waiting for it (%s)", path)
+            while not _try_lock(descriptor):
+                time.sleep(_POLL_S)
+    except OSError as error:
+        _log.warning("lock %s cannot be taken: %s; two processes may build the same engine", path, error)
+        if descriptor is not None:
+            os.close(descriptor)
+        return None
+    except BaseException:
+        if descriptor is not None:
+            os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _try_lock(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return
     except BlockingIOError:
-        _log.info("another process builds this engine; waiting for it (%s)", path)
-    except OSError as error:
-        raise ModelError(f"lock {path} cannot be taken: {error}; is the folder on a file system with locks?") from error
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            time.sleep(_POLL_S)
+        return False
+    return True

@@ -295,4 +295,4 @@ def install(patch: pytest.MonkeyPatch, state: FakeCuda) -> None:
     patch.setitem(sys.modules, "pycuda", package)
     patch.setitem(sys.modules, "pycuda.driver", driver)
     patch.setattr(cuda_graph, "_driver", lambda: FakeLibcuda(state))
-    cuda.open_gpu.cache_clear()
+    cuda.open_once.cache_clear()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
@@ -53,7 +54,7 @@ def test_everything_that_changes_an_engine_is_in_its_key(machine: Machine, bundl
     machine.cuda.name = "Fake Thor"
     for capability in ((8, 7), (11, 0)):
         machine.cuda.capability = capability
-        cuda.open_gpu.cache_clear()
+        cuda.open_once.cache_clear()
         open_and_close(bundle, precision="fp32")
     machine.install("11.4.0.106")
     open_and_close(bundle, precision="fp32")
@@ -236,6 +237,17 @@ def test_a_full_disk_costs_the_cache_not_the_run(
     monkeypatch.setattr(atomic, "write_bytes", full)
     open_and_close(bundle)
     assert "cannot be kept: [Errno 28]" in caplog.text and plans(bundle) == []
+
+
+def test_a_file_system_without_locks(
+    machine: Machine, bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    open_and_close(bundle)
+    assert "cannot be taken: [Errno 37] No locks available" in caplog.text and len(plans(bundle)) == 1
 
 
 def test_the_timing_cache_is_kept_used_and_ignored_when_damaged(

@@ -245,7 +245,7 @@ def test_without_tensorrt_without_pycuda_without_gpu(
     with pytest.raises(ModelError, match=r"tensorrt cannot be imported.*--system-site-packages"):
         TensorRTEncoder(bundle)
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
-    cuda.open_gpu.cache_clear()
+    cuda.open_once.cache_clear()
     with pytest.raises(ModelError, match=r"pycuda cannot be imported.*progeo-edge\[tensorrt\]"):
         TensorRTEncoder(bundle)
 
