@@ -217,5 +217,6 @@ def test_mixed_types_and_missing_inputs_are_refused() -> None:
 def test_an_exported_encoder_gives_what_onnx_gives(kind: Any) -> None:
     model = exported_graph(kind)
     images = {"image": scenes(2, 64)}
-    expected = ReferenceEvaluator(model).run(None, images)[0]
+    outputs: Any = ReferenceEvaluator(model).run(None, images)
+    expected = outputs[0]
     np.testing.assert_allclose(StrictExecutor(model).run(images)["descriptor"], expected, atol=2e-6)
