@@ -108,7 +108,10 @@ def test_the_output_is_a_copy(machine: Machine, bundle: Path):
     with TensorRTEncoder(bundle) as encoder:
         first = encoder.encode(frames(2))
         kept = first.copy()
+        raw = encoder._session.run(np.stack(frames(2)))
+        raw_kept = raw.copy()
         encoder.encode(frames(2, seed=9))
+        np.testing.assert_array_equal(raw, raw_kept)
     np.testing.assert_array_equal(first, kept)
 
 
