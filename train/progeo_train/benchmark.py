@@ -112,7 +112,7 @@ def measure_stage2(
                 augments.append(_now_s(device) - before_s - waits[-1])
                 stage.step(images, labels, classifier, text_features)
             step_s = (_now_s(device) - start_s) / steps
-            backbone_s = _backbone_s(stage, images, steps)
+            backbone_s = _backbone_s(run, stage, images, steps)
             if number > 0:
                 blocks.append(_Block(step_s, backbone_s, float(np.mean(waits)), float(np.mean(augments))))
             if progress is not None:
@@ -141,14 +141,14 @@ class _Block:
     augment_s: float
 
 
-def _backbone_s(stage: Stage2, images: Tensor, steps: int) -> float:
+def _backbone_s(run: TrainingRun, stage: Stage2, images: Tensor, steps: int) -> float:
     """Seconds of one forward and backward of the encoder."""
     gradient: Tensor | None = None
     start_s = _now_s(images.device)
     for _ in range(steps):
         descriptors = stage.trained(images)
         gradient = torch.ones_like(descriptors) if gradient is None else gradient
-        descriptors.backward(gradient)
+        run.fabric.backward(descriptors, gradient)
         stage.optimizer.zero_grad(set_to_none=True)
     return (_now_s(images.device) - start_s) / steps
 
