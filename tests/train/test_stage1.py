@@ -90,7 +90,7 @@ def test_places_that_stand_several_times_in_a_batch_get_the_whole_gradient(clip)
     loss = -(scores.log_softmax(1) * mask).sum(1).mean() - (scores.T.log_softmax(1) * mask).sum(1).mean()
     loss.backward()
     tokens = stage.learners[0].class_tokens
-    torch.testing.assert_close(tokens.grad, other.learners[0].class_tokens.grad, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(tokens.grad, other.learners[0].class_tokens.grad, rtol=1e-3, atol=1e-5)
 
 
 def test_only_the_tokens_of_the_group_change(clip):
