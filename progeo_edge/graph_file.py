@@ -28,6 +28,8 @@ class Graph:
         output_name: None when the graph must have one output.
         dimension: None when only the graph knows.
         files: sha256 that the manifest states per file; None for a foreign model.
+        precision: Which graph of a bundle this is; None for a foreign model.
+        checkpoint_sha256: What the bundle was exported from; None when that is not known.
     """
 
     path: Path
@@ -39,6 +41,8 @@ class Graph:
     output_name: str | None = None
     dimension: int | None = None
     files: Mapping[str, str] | None = field(default=None, hash=False)
+    precision: Precision | None = None
+    checkpoint_sha256: str | None = None
 
 
 def open_graph(path: Path, precision: Precision | None = None) -> Graph:
@@ -74,6 +78,8 @@ def _open_bundle_graph(folder: Path, manifest: Manifest, precision: Precision | 
         output_name=manifest.output_name,
         dimension=manifest.dimension,
         files=manifest.files,
+        precision=precision,
+        checkpoint_sha256=manifest.checkpoint_sha256,
     )
 
 

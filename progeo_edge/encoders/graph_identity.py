@@ -6,9 +6,13 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from progeo_edge.encoders.onnx_scan import GraphScan
+from progeo_edge.bundle import read_manifest
+from progeo_edge.encoders.onnx_scan import GraphScan, scan_graph
 from progeo_edge.errors import ModelError
-from progeo_edge.graph_file import Graph, check_file, file_sha256, inside
+from progeo_edge.graph_file import Graph, check_file, file_sha256, inside, open_graph
+
+_SHARED = "progeo-model-1"
+"""Version of the rule by which precisions of one bundle share a fingerprint."""
 
 
 def check_external_files(graph: Graph, scan: GraphScan) -> list[str]:
@@ -33,6 +37,24 @@ def _check_listed(graph: Graph, files: Mapping[str, str], path: Path) -> str:
 
 
 def graph_fingerprint(graph: Graph, external: Sequence[str], output_name: str) -> str:
-    """sha256 (hex) over everything that changes a descriptor."""
-    parts = (graph.sha256, *external, output_name, graph.preprocess.hash)
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    """sha256 (hex) over everything that changes a descriptor by more than rounding.
+
+    The FP32 and the FP16 graph of a bundle share it: they compute one checkpoint, and the exporter has proven that
+    their descriptors may be compared, so that a map of one machine fits another. An INT8 graph has its own, and so has
+    a foreign one.
+    """
+    if graph.precision in ("fp32", "fp16"):
+        weights = (_SHARED, *_shared_weights(graph, external), str(graph.dimension))
+    else:
+        weights = (*([graph.precision] if graph.precision else []), graph.sha256, *external)
+    return hashlib.sha256("\n".join((*weights, output_name, graph.preprocess.hash)).encode()).hexdigest()
+
+
+def _shared_weights(graph: Graph, external: Sequence[str]) -> tuple[str, ...]:
+    """What stands for the weights in every exact precision: the checkpoint, else the FP32 graph with its tensors."""
+    if graph.checkpoint_sha256 is not None:
+        return (graph.checkpoint_sha256,)
+    if graph.precision == "fp32" or "fp32" not in read_manifest(graph.folder).graphs:
+        return (graph.sha256, *external)
+    exact = open_graph(graph.folder, "fp32")
+    return (exact.sha256, *check_external_files(exact, scan_graph(exact.path)))

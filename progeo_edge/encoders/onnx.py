@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, cast
@@ -78,6 +78,7 @@ class OnnxEncoder:
         session = _open_session(runtime, graph.path, scan, wanted, threads)
         _report_providers(wanted, session.get_providers(), runtime.get_available_providers(), providers)
         self._path = graph.path
+        self._precision = graph.precision
         self._preprocess = graph.preprocess
         self._input_name, self._fixed_batch = _check_input(session, graph)
         self._output_name = _check_output(session, graph)
@@ -88,8 +89,13 @@ class OnnxEncoder:
 
     @property
     def spec(self) -> ModelSpec:
-        """Identity of the model; its fingerprint covers graph, external tensors, output and preprocessing."""
+        """Identity of the model; the FP32 and FP16 graphs of one bundle share its fingerprint."""
         return self._spec
+
+    @property
+    def precision(self) -> Precision | None:
+        """Which graph of a bundle runs; None for a foreign model."""
+        return self._precision
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -103,11 +109,18 @@ class OnnxEncoder:
             InputError: an image of another shape or type.
             ModelError: the graph fails, or gives NaN, a zero vector or another shape; the encoder was closed.
         """
+        return self._encode(images, lambda output: unit_rows(output, self._path))
+
+    def raw_descriptors(self, images: Sequence[Image]) -> NDArray[np.float32]:
+        """As `encode`, but what the graph gives as it is: neither checked nor scaled, so it may hold NaN."""
+        return self._encode(images, lambda output: output)
+
+    def _encode(self, images: Sequence[Image], finish: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[np.float32]:
         rows = np.empty((len(images), self._spec.dimension), dtype=np.float32)
         size = self._fixed_batch or _MAX_BATCH
         for start in range(0, len(images), size):
-            chunk = images[start : start + size]
-            rows[start : start + len(chunk)] = self._run(to_model_input(chunk, self._preprocess), self._spec.dimension)
+            batch = to_model_input(images[start : start + size], self._preprocess)
+            rows[start : start + len(batch)] = finish(self._run(batch, self._spec.dimension))
         return rows
 
     def close(self) -> None:
@@ -117,9 +130,10 @@ class OnnxEncoder:
     def _probe(self, stated: int | None) -> int:
         """Run one image, so that a graph that cannot work is refused now and not at the first frame."""
         noise = np.random.default_rng(0).integers(0, 256, (self._preprocess.height_px, self._preprocess.width_px, 3))
-        return int(self._run(to_model_input([noise.astype(np.uint8)], self._preprocess), stated).shape[1])
+        output = self._run(to_model_input([noise.astype(np.uint8)], self._preprocess), stated)
+        return int(unit_rows(output, self._path).shape[1])
 
-    def _run(self, batch: NDArray[Any], dimension: int | None) -> NDArray[np.float32]:
+    def _run(self, batch: NDArray[Any], dimension: int | None) -> NDArray[Any]:
         session = self._session
         if session is None:
             raise ModelError(f"encoder of {self._path} was closed; open it again with load_encoder")
@@ -138,7 +152,7 @@ class OnnxEncoder:
                 f"model {self._path} gave shape {output.shape} for {len(batch)} images; expected "
                 f"({len(batch)}, {dimension or 'D'}): check the output's name, the dimension and the batch axis"
             )
-        return unit_rows(output[:count], self._path)
+        return output[:count]
 
 
 def _import_onnxruntime() -> ModuleType:

@@ -11,12 +11,13 @@ import onnx
 import onnxruntime
 import pytest
 
-from progeo_edge.bundle import Preprocess
+from progeo_edge.bundle import Precision, Preprocess
 from progeo_edge.encoders import load_encoder
 from progeo_edge.encoders.descriptor_rows import unit_rows
 from progeo_edge.encoders.onnx import OnnxEncoder, _report_providers
 from progeo_edge.encoders.onnx_scan import scan_graph
 from progeo_edge.errors import InputError, ModelError
+from progeo_edge.graph_file import file_sha256
 from tests.tiny_encoder import (
     FOREIGN_PREPROCESS,
     TINY_PREPROCESS,
@@ -106,7 +107,44 @@ def test_fingerprint_is_of_the_content_not_of_the_place(bundle: Path, encoder: O
     other_weights = write_tiny_bundle(tmp_path / "other", seed=1)
     assert load_encoder(same).spec.fingerprint == encoder.spec.fingerprint
     assert load_encoder(other_weights).spec.fingerprint != encoder.spec.fingerprint
-    assert OnnxEncoder(bundle, precision="fp16").spec.fingerprint != encoder.spec.fingerprint
+
+
+@pytest.mark.parametrize("checkpoint", [True, False])
+def test_exact_precisions_of_a_bundle_are_one_model(checkpoint: bool, tmp_path: Path):
+    names: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+    bundle = write_tiny_bundle(tmp_path / "bundle", precisions=names, external_data=True)
+    other = write_tiny_bundle(tmp_path / "other", precisions=("fp32", "fp16"), external_data=True, seed=1)
+    if not checkpoint:
+        for folder in (bundle, other):
+            edit_manifest(folder, lambda values: values.update(checkpoint_sha256=None))
+    seen = {name: OnnxEncoder(bundle, precision=name).spec.fingerprint for name in names}
+    assert seen["fp32"] == seen["fp16"] != seen["int8"]
+    assert OnnxEncoder(other, precision="fp16").spec.fingerprint == load_encoder(other).spec.fingerprint
+    assert load_encoder(other).spec.fingerprint not in seen.values()
+
+
+def test_external_tensors_and_preprocessing_are_in_the_shared_fingerprint(tmp_path: Path):
+    bundle = write_tiny_bundle(tmp_path / "bundle", precisions=("fp32", "fp16"), external_data=True)
+    edit_manifest(bundle, lambda values: values.update(checkpoint_sha256=None))
+    before = OnnxEncoder(bundle, precision="fp16").spec.fingerprint
+    data = bytearray((bundle / "weights.bin").read_bytes())
+    data[-2] ^= 1
+    (bundle / "weights.bin").write_bytes(data)
+    with pytest.raises(ModelError, match=r"weights\.bin was altered"):
+        OnnxEncoder(bundle, precision="fp16")
+    edit_manifest(bundle, lambda values: values["files"].update({"weights.bin": file_sha256(bundle / "weights.bin")}))
+    assert OnnxEncoder(bundle, precision="fp16").spec.fingerprint != before
+    linear = Preprocess(**{**TINY_PREPROCESS.model_dump(), "resize": "linear"})
+    resized = write_tiny_bundle(tmp_path / "resized", preprocess=linear)
+    assert load_encoder(resized).spec.fingerprint != load_encoder(write_tiny_bundle(tmp_path / "a")).spec.fingerprint
+
+
+def test_a_bundle_with_the_half_graph_alone(tmp_path: Path):
+    half = write_tiny_bundle(tmp_path / "half", precisions=("fp16",))
+    both = write_tiny_bundle(tmp_path / "both", precisions=("fp32", "fp16"))
+    assert load_encoder(half).spec.fingerprint == load_encoder(both).spec.fingerprint
+    edit_manifest(half, lambda values: values.update(checkpoint_sha256=None))
+    assert load_encoder(half).spec.fingerprint != load_encoder(both).spec.fingerprint
 
 
 def test_half_graph_agrees_and_is_loaded_at_extended(
