@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import sys
 
-import cv2
 import numpy as np
 import pytest
 
+from progeo_edge.sources.images import read_image
 from progeo_train.benchmark_data import synthetic_places, write_rendered_images
 from progeo_train.cli import main as command
 from tests.train.small_training import small_config, write_config
@@ -49,7 +49,7 @@ def test_stage_1(bench):
 
 def test_rendered_images_have_detail_and_differ(tmp_path):
     table = write_rendered_images(tmp_path, 2, 2, (32, 48))
-    images = [cv2.imread(str(tmp_path / f"{number:04d}_0.jpg")) for number in range(2)]
+    images = [read_image(tmp_path / f"{number:04d}_0.jpg") for number in range(2)]
     assert len(table.read_text().splitlines()) == 5
     assert images[0].shape == (32, 48, 3)
     assert images[0].std() > 20
