@@ -9,7 +9,8 @@ from typing import Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from progeo_edge.bundle import ModelSpec
+from progeo_edge.bundle import ModelSpec, Precision
+from progeo_edge.encoders.backends import Backend, check_choice, open_model
 from progeo_edge.errors import ModelError
 from progeo_edge.types import Image
 
@@ -34,26 +35,37 @@ class Encoder(Protocol):
         ...
 
 
-def load_encoder(path: str | Path = "vlad") -> Encoder:
-    """Open an encoder.
+def load_encoder(
+    path: str | Path = "vlad", *, backend: Backend = "auto", precision: Precision | None = None
+) -> Encoder:
+    """Open an encoder. The log (INFO) says what really runs, and why a better backend does not.
 
     Args:
         path: "vlad" for the built-in encoder that needs no weights; otherwise a bundle folder with a manifest.json,
             or an .onnx file beside a .yaml of the same name that states its preprocessing, or a .safetensors
             checkpoint of progeo-train (with the training extra installed).
+        backend: Of a bundle. "tensorrt" runs its TensorRT engine, and builds it first when there is none, which takes
+            minutes; "onnx" runs ONNX Runtime on CUDA, OpenVINO or the CPU, the first that works; "auto" takes TensorRT
+            when an engine for this device has been built, else "onnx".
+        precision: Of a bundle. None takes FP16 where TensorRT runs a bundle that has it, else FP32. Maps of the two fit
+            each other; INT8 is another model to them.
 
     Raises:
-        ModelError: missing, altered or unsuitable model; missing extra.
+        ModelError: missing, altered or unsuitable model; missing extra; a backend or precision that the model or this
+            device does not have.
     """
-    if str(path) == "vlad":
-        from progeo_edge.encoders.vlad import VladEncoder
-
-        return VladEncoder()
-    if Path(path).suffix.lower() == ".safetensors":
+    check_choice(backend, precision)
+    is_checkpoint = Path(path).suffix.lower() == ".safetensors"
+    if str(path) != "vlad" and not is_checkpoint:
+        return open_model(Path(path), backend, precision)
+    if backend != "auto" or precision is not None:
+        what = "is a checkpoint, which torch runs: export it with progeo-export" if is_checkpoint else "is built in"
+        raise ModelError(f"model {path} {what}; backend and precision can only be chosen for a bundle")
+    if is_checkpoint:
         return _open_checkpoint(Path(path))
-    from progeo_edge.encoders.onnx import OnnxEncoder
+    from progeo_edge.encoders.vlad import VladEncoder
 
-    return OnnxEncoder(Path(path))
+    return VladEncoder()
 
 
 def _open_checkpoint(path: Path) -> Encoder:
