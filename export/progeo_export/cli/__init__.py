@@ -1,0 +1,1 @@
+"""The command `progeo-export`: parse, wire, print."""
