@@ -28,7 +28,7 @@ class DescriptorGraph(nn.Module):
     Its parts name the nodes of the exported graph: "prologue", "trunk" and "head".
 
     Args:
-        encoder: Shares its weights with this module; neither its weights nor its mode are changed.
+        encoder: Is not changed, and shares its weights with this module unless its branches are merged for speed.
         input_kind: "uint8" takes (N, H, W, 3) BGR pixels; "float" takes (N, 3, H, W) RGB float32, pixels / 255. The
             mean and std are applied inside in both.
         fuse_resize_px: Height and width of a camera's frames: the graph takes these, and resizes them as the CPU does
@@ -53,7 +53,7 @@ class DescriptorGraph(nn.Module):
         self.input_kind: InputKind = input_kind
         self.input_size_px = fuse_resize_px or encoder.spec.image_size_px
         self.prologue = _prologue(encoder.spec, input_kind, fuse_resize_px)
-        self.trunk = encoder.trunk
+        self.trunk = _deployed(encoder)
         self.head = ExportMapHead(encoder.head) if isinstance(encoder.head, MapHead) else ExportVectorHead()
 
     @property
@@ -252,6 +252,17 @@ class AxisProducts(nn.Module):
 def _rows_cost_less(rows: tuple[int, ...], columns: tuple[int, ...]) -> bool:
     (tall, h), (wide, w) = rows, columns
     return tall * h * w + tall * w * wide < h * w * wide + tall * h * wide
+
+
+def _deployed(encoder: PlaceEncoder) -> nn.Module:
+    """The trunk; of timm's towers (MobileCLIP) a copy in which the parallel branches of training are merged."""
+    if encoder.spec.kind != "clip_other":
+        return encoder.trunk
+    # Needed for these towers alone.
+    from timm.utils.model import reparameterize_model
+
+    merged: nn.Module = reparameterize_model(encoder.trunk)
+    return merged
 
 
 def _prologue(spec: EncoderSpec, input_kind: InputKind, fuse_resize_px: tuple[int, int] | None) -> nn.Module:

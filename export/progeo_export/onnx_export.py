@@ -16,6 +16,7 @@ import onnxscript.optimizer
 import torch
 from onnx import TensorProto
 from torch import Tensor, nn
+from torch.jit._trace import TracerWarning as _TracerWarning
 
 from progeo_edge import atomic
 from progeo_export.errors import ExportError
@@ -141,9 +142,18 @@ def _export_with_torchscript(module: nn.Module, example: Tensor, dynamic_batch: 
             output_names=[OUTPUT_NAME],
             dynamic_axes={name: {0: "batch"} for name in (INPUT_NAME, OUTPUT_NAME)} if dynamic_batch else None,
         )
-    # Computations of shapes, constants and copies make up half of what it writes.
-    model: onnx.ModelProto = onnxscript.optimizer.optimize(onnx.load_from_string(buffer.getvalue()))
-    return model
+    return _optimised(onnx.load_from_string(buffer.getvalue()))
+
+
+def _optimised(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Fold shape computations, constants and copies: half of what the old exporter writes."""
+    scopes = {node.output[0]: node.name.rpartition("/")[0] for node in model.graph.node}
+    optimised: onnx.ModelProto = onnxscript.optimizer.optimize(model)
+    for node in optimised.graph.node:
+        # A node that replaces others keeps the name of their output, but not theirs.
+        if not node.name.startswith("/") and scopes.get(node.output[0]):
+            node.name = f"{scopes[node.output[0]]}/{node.op_type}"
+    return optimised
 
 
 def _scope_of(node: onnx.NodeProto) -> str:
@@ -155,14 +165,13 @@ def _scope_of(node: onnx.NodeProto) -> str:
 
 
 def _name_nodes(model: onnx.ModelProto) -> None:
-    """Make names unique, in the order of the graph; nodes without one get a name."""
+    """Name each node by its scope and operator, numbered in the order of the graph where several share both."""
     counts: Counter[str] = Counter()
     for node in model.graph.node:
-        name = node.name if node.name.startswith("/") else f"/{_NO_SCOPE}/{node.op_type}"
+        scope = node.name.rpartition("/")[0] or f"/{_NO_SCOPE}"
+        name = f"{scope}/{node.op_type}"
         counts[name] += 1
         node.name = name if counts[name] == 1 else f"{name}_{counts[name]}"
-    if len({node.name for node in model.graph.node}) != len(model.graph.node):
-        raise ExportError("two nodes of the exported graph have one name; report this with the model's architecture")
 
 
 def _drop_traces(model: onnx.ModelProto) -> None:
@@ -218,6 +227,6 @@ def _quiet_torchscript() -> Iterator[None]:
         warnings.filterwarnings("ignore", "You are using the legacy TorchScript-based", DeprecationWarning)
         warnings.filterwarnings("ignore", "The feature will be removed", DeprecationWarning)
         warnings.filterwarnings(
-            "ignore", "Converting a tensor to a Python boolean", torch.jit.TracerWarning, r"torch\.nn\.functional"
+            "ignore", "Converting a tensor to a Python boolean", _TracerWarning, r"torch\.nn\.functional"
         )
         yield

@@ -47,7 +47,7 @@ def run_graph(
     """
     with tempfile.TemporaryDirectory(prefix="progeo-ort-") as folder:
         for number, batch in enumerate(batches):
-            np.savez(_inputs(Path(folder), number), **batch)
+            _write(_inputs(Path(folder), number), batch)
         request = {"graph": str(path), "runs": len(batches), "level": level, "threads": threads}
         _run_process(path, folder, json.dumps(request), timeout_s)
         return [_read(_outputs(Path(folder), number)) for number in range(len(batches))]
@@ -66,7 +66,7 @@ def main() -> None:
     names = [output.name for output in session.get_outputs()]
     for number in range(request["runs"]):
         values = session.run(names, _read(_inputs(folder, number)))
-        np.savez(_outputs(folder, number), **dict(zip(names, values, strict=True)))
+        _write(_outputs(folder, number), dict(zip(names, values, strict=True)))
 
 
 def _run_process(path: Path, folder: str, request: str, timeout_s: float) -> None:
@@ -104,6 +104,11 @@ def _inputs(folder: Path, number: int) -> Path:
 
 def _outputs(folder: Path, number: int) -> Path:
     return folder / f"outputs{number}.npz"
+
+
+def _write(path: Path, arrays: Arrays) -> None:
+    values: dict[str, Any] = dict(arrays)
+    np.savez(path, **values)
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:
