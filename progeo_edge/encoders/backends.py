@@ -13,6 +13,8 @@ from progeo_edge.errors import ModelError
 
 if TYPE_CHECKING:
     from progeo_edge.encoders import Encoder
+    from progeo_edge.encoders.onnx import OnnxEncoder
+    from progeo_edge.encoders.tensorrt import TensorRTEncoder
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +35,9 @@ def check_choice(backend: str, precision: str | None) -> None:
         _check_name("precision", precision, get_args(Precision))
 
 
-def open_model(path: Path, backend: Backend = "auto", precision: Precision | None = None) -> Encoder:
+def open_model(
+    path: Path, backend: Backend = "auto", precision: Precision | None = None
+) -> OnnxEncoder | TensorRTEncoder:
     """Open a bundle or a foreign model by a backend.
 
     Args:
@@ -73,7 +77,7 @@ def active_backend(encoder: Encoder) -> str:
     return type(encoder).__name__
 
 
-def _open_ready_engine(path: Path, precision: Precision | None) -> tuple[Encoder | None, str]:
+def _open_ready_engine(path: Path, precision: Precision | None) -> tuple[TensorRTEncoder | None, str]:
     """The encoder of an engine that was built and checked before, or None and the reason."""
     if not (path / MANIFEST_NAME).is_file():
         return None, f"{path} is no bundle, and engines are checked with the golden images of one"
@@ -99,7 +103,7 @@ def _engine_precisions(manifest: Manifest) -> list[Precision]:
     return [item for item in _ENGINE_PREFERENCE if item in manifest.graphs] or list(manifest.graphs)
 
 
-def _open_tensorrt(path: Path, precision: Precision | None, *, build: bool) -> Encoder:
+def _open_tensorrt(path: Path, precision: Precision | None, *, build: bool) -> TensorRTEncoder:
     from progeo_edge.encoders.tensorrt import TensorRTEncoder
 
     encoder = TensorRTEncoder(path, precision, build)
