@@ -40,6 +40,7 @@ from progeo_train.released import import_released
 _log = logging.getLogger(__name__)
 
 RELEASED_SUFFIXES = (".pth", ".pt")
+ARCHITECTURE_SUFFIX = ".json"
 _POSITIONS = "trunk.positional_embedding"
 _DEFAULT_SIDE_PX = 224
 
@@ -70,20 +71,21 @@ def open_model(source: str, size_px: Size | None = None) -> SourceModel:
 
     Args:
         source: A .safetensors checkpoint of progeo-train; a published .pth of ProGEO, CosPlace or EigenPlaces; or an
-            open_clip architecture, "RN50:openai" with a tag (or a local file) of weights, "RN50" with random ones. A
-            warning says that stock and random models are not trained for places.
+            open_clip architecture (also one of ours, or a .json file of that form): "RN50:openai" with a tag or a
+            local file of weights, "RN50" with random ones. A warning says that stock and random models are not trained
+            for places.
         size_px: Height and width of the input; None keeps the model's own. A ViT's positions are interpolated.
 
     Raises:
         ModelError: the file is missing, damaged or no encoder; weights that cannot be had; an unknown source.
-        ConfigError: a size that the architecture cannot take.
+        ConfigError: a size that the architecture cannot take, or an unknown tag of weights.
     """
     path = Path(source).expanduser()
     if path.suffix == SUFFIX:
         return _open_checkpoint(path, size_px)
     if path.suffix in RELEASED_SUFFIXES and ":" not in source:
         return _open_released(path, size_px)
-    if path.exists():
+    if path.is_file() and path.suffix != ARCHITECTURE_SUFFIX:
         raise ModelError(
             f"{source} is no checkpoint; expected a {SUFFIX} file of progeo-train, a published "
             f"{RELEASED_SUFFIXES[0]} file, or an open_clip name such as RN50:openai"

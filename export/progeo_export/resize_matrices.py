@@ -42,7 +42,7 @@ def area_matrix(source: int, target: int) -> NDArray[np.float32]:
             matrix[row, first - 1] = first - start
         if end - last > _NEGLIGIBLE:
             matrix[row, last] = end - last
-    return (matrix / matrix.sum(axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(matrix / matrix.sum(axis=1, keepdims=True), np.float32)
 
 
 def cubic_matrix(source: int, target: int) -> NDArray[np.float32]:
