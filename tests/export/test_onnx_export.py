@@ -112,8 +112,8 @@ def test_exponent_is_a_constant_of_the_file(exported, opset):
 @pytest.mark.parametrize("opset", [17, 18])
 def test_encoder_is_left_as_it_was(tmp_path, opset):
     encoder = tiny_encoder("vit").train()
-    encoder.trunk.transformer.eval()
-    encoder.trunk.conv1.weight.requires_grad_(False)
+    encoder.get_submodule("trunk.transformer").eval()
+    encoder.get_parameter("trunk.conv1.weight").requires_grad_(False)
     modes = [part.training for part in encoder.modules()]
     gradients = [parameter.requires_grad for parameter in encoder.parameters()]
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
