@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -41,6 +41,14 @@ def run(
             help="vlad (built in), a bundle folder, an .onnx file beside a .yaml, or a .safetensors checkpoint"
         ),
     ] = "vlad",
+    backend: Annotated[
+        Literal["auto", "tensorrt", "onnx"],
+        typer.Option(help="of a bundle; auto: TensorRT where its engine is built already, else ONNX Runtime"),
+    ] = "auto",
+    precision: Annotated[
+        Literal["fp32", "fp16", "int8"] | None,
+        typer.Option(help="of a bundle; by default fp16 with TensorRT where the bundle has it, else fp32"),
+    ] = None,
     camera: Annotated[Path | None, typer.Option(help="camera YAML: ours, or a ROS camera_info file")] = None,
     existing_map: Annotated[
         Path | None,
@@ -92,7 +100,7 @@ def run(
         right_topic=right_topic,
         camera_info_topic=camera_info_topic,
     )
-    model = load_encoder(encoder)
+    model = load_encoder(encoder, backend=backend, precision=precision)
     with open_run_folder(out, model.spec, config, existing_map=existing_map, resume=resume, force=force) as map_store:
         detector = LoopDetector(model, map_store, frames.camera, config, session=frames.name, resume=resume)
         skip_until_ns = _last_stamp_ns(map_store) if resume else None

@@ -19,6 +19,7 @@ from progeo_edge.geometry import quaternion_xyzw
 from progeo_edge.map_store import MapStore
 from tests.map_samples import sample_map
 from tests.small_world import LIGHT, camera, two_passes, write_images
+from tests.tiny_encoder import write_tiny_bundle
 
 ROOT = Path(__file__).parent.parent.parent
 PROGRAM = [sys.executable, "-c", "from progeo_edge.cli.run import main; main()"]
@@ -92,6 +93,20 @@ def test_a_folder_of_images_gives_every_result(command, recording, tmp_path):
     assert lines(tuesday / "candidates.jsonl")[0]["status"] == "ACCEPTED"
     assert (out / "map.progeo").read_bytes() == before
     assert not (tuesday / "trajectory.g2o").exists() or "VERTEX" in (tuesday / "trajectory.g2o").read_text()
+
+
+def test_a_map_of_one_precision_is_read_in_another_but_not_in_int8(command, recording, tmp_path):
+    bundle = write_tiny_bundle(tmp_path / "bundle", precisions=("fp32", "fp16", "int8"))
+    images = (recording / "images", "--fps", 5, "--no-report", "--encoder", bundle, "--backend", "onnx", *SETTINGS)
+    known = ("--map", tmp_path / "exact" / "map.progeo")
+    code, _, errors = command(*images, "--out", tmp_path / "exact")
+    assert (code, errors) == (0, "")
+    code, _, errors = command(*images, "--out", tmp_path / "half", "--precision", "fp16", *known)
+    assert (code, errors) == (0, "")
+    code, _, errors = command(*images, "--out", tmp_path / "int8", "--precision", "int8", *known)
+    assert code == 2 and "fingerprint" in errors and errors.count("\n") == 1
+    code, _, errors = command(recording / "images", "--fps", 5, "--out", tmp_path / "vlad", "--backend", "onnx")
+    assert code == 2 and "model vlad is built in; backend and precision can only be chosen for a bundle" in errors
 
 
 def test_a_broken_image_is_skipped_and_counted(command, recording, tmp_path):
