@@ -18,6 +18,7 @@ from progeo_edge.preprocess import to_model_input
 from progeo_edge.types import Image
 from progeo_export.bundle_writer import BundleRecord, refuse_existing, write_bundle
 from progeo_export.checkpoint_input import SourceModel, open_model
+from progeo_export.errors import ExportError
 from progeo_export.fp32_parity import fp32_parity, reference_descriptors
 from progeo_export.gates import LIMITS, check, measure
 from progeo_export.graph_module import DescriptorGraph, InputKind
@@ -137,7 +138,13 @@ def _prepare(model: SourceModel, graph: DescriptorGraph, probe: ProbeImages, fol
     inputs = to_model_input(probe.images, graph.preprocess)
     # A fused resize sees the camera's frames; torch is shown the same ones.
     seen: Sequence[Image] = probe.images if graph.input_kind == "float" else list(inputs)
-    reference = reference_descriptors(model.encoder, seen).astype(np.float32)
+    with np.errstate(invalid="ignore"):  # of a zero descriptor, refused below
+        reference = reference_descriptors(model.encoder, seen).astype(np.float32)
+    if not np.isfinite(reference).all():
+        raise ExportError(
+            f"{model.name} is refused: torch itself gives descriptors that are zero or not finite for the probe "
+            "images; check that the checkpoint is a trained one"
+        )
     return _Work(model, graph, probe, inputs, reference, folder)
 
 
