@@ -8,18 +8,21 @@ from progeo_train.config import TrainConfig
 from progeo_train.data.place_groups import PlaceGroups
 
 GROUPS, CLASSES, IMAGES = 2, 4, 3
+MAX_SIZE_PX = 224
 ITERATIONS, BATCH = 2, 4
 
 
 def dev_config(config: TrainConfig) -> TrainConfig:
-    """The same config with few and small epochs, and without a download of weights."""
+    """The same config with few and small epochs, small images, and without a download of weights."""
     values = config.model_dump()
     values["stage1"] |= {"epochs": GROUPS, "batch_size": CLASSES * IMAGES // ITERATIONS, "feature_batch_size": BATCH}
     values["stage2"] |= {"epochs": GROUPS, "iterations_per_epoch": ITERATIONS, "batch_size": BATCH}
     values["stage2"]["images_per_class"] = min(values["stage2"]["images_per_class"], 2)
     values["run"] |= {"workers": 0, "log_every": 1}
     values["places"]["min_images_per_class"] = min(values["places"]["min_images_per_class"], 2)
+    values["validation"]["every_epochs"] = GROUPS
     values["model"]["pretrained"] = None
+    values["model"]["image_size_px"] = [min(side, MAX_SIZE_PX) for side in config.model.image_size_px]
     return TrainConfig.model_validate(values)
 
 
