@@ -69,6 +69,10 @@ def export(
         _pack(path, tar)
     elif path.is_dir():
         _build_engine(path, fp16, int8)
+    elif tar is not None:
+        from progeo_edge.errors import ConfigError
+
+        raise ConfigError(f"--tar packs the folder of a bundle, and {source} is none; export to a bundle first")
     else:
         options = _options(fp16, int8, calibration, size, max_batch, opset, input_kind, fuse_resize, force)
         _export(source, _named(out), images, options)
@@ -76,9 +80,12 @@ def export(
 
 def _export(source: str, out: Path, images: Path | None, options: ExportOptions) -> None:
     from progeo_edge.cli.console import progress
+    from progeo_export.bundle_writer import refuse_existing
     from progeo_export.pipeline import export_bundle
     from progeo_export.probe_images import read_places, rendered_places
 
+    # Before the images, which take seconds.
+    refuse_existing(out, force=options.force)
     with progress("steps") as bar:
         task = bar.add_task("preparing images to judge by", total=None)
         probe = rendered_places() if images is None else read_places(images)
