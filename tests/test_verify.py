@@ -127,7 +127,7 @@ def test_a_manifest_that_states_no_accuracy_still_has_limits(precision: Precisio
 
 def test_the_encoder_is_closed_also_after_a_failure(bundle: Path, monkeypatch: pytest.MonkeyPatch):
     closed: list[OnnxEncoder] = []
-    monkeypatch.setattr(OnnxEncoder, "close", closed.append)
+    monkeypatch.setattr(OnnxEncoder, "close", lambda encoder: closed.append(encoder))
     verify_bundle(bundle, backend="onnx")
     assert len(closed) == 1
 
