@@ -33,7 +33,7 @@ $(VENV)/.runtime: $(UV) pyproject.toml
 	touch $@
 
 $(VENV)/.dev: $(UV) pyproject.toml
-	$(UV) pip install --quiet -e '.[onnx,graph,bags,train]' --group dev
+	$(UV) pip install --quiet -e '.[onnx,graph,bags,train,export]' --group dev
 	touch $@
 
 clean:
