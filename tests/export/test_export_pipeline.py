@@ -186,7 +186,11 @@ def test_overflow_is_found_by_the_audit(tmp_path):
 
 
 # 1e4: the activations overflow; 1e5: the weights do.
-@pytest.mark.parametrize("factor, reason", [(1e4, "the FP16 graph is refused: .*NaN"), (1e5, "weight .* above 65504")])
+@pytest.mark.parametrize(
+    "factor, reason",
+    [(1e4, "the FP16 graph is refused: .*NaN"), (1e5, "weight .* above 65504")],
+    ids=["activations", "weights"],
+)
 def test_overflow_without_the_audit_is_refused(tmp_path, monkeypatch, factor, reason):
     without_widening(monkeypatch)
     with pytest.raises(ExportError, match=reason):
@@ -237,7 +241,9 @@ def test_graph_with_colours_in_the_wrong_order_is_refused(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    "bias, reason", [(1.0, "nearly the same descriptor for every place"), (0.0, "zero or not finite")]
+    "bias, reason",
+    [(1.0, "nearly the same descriptor for every place"), (0.0, "zero or not finite")],
+    ids=["constant", "zero"],
 )
 def test_collapsed_model_is_refused(tmp_path, bias, reason):
     encoder = tiny_encoder("resnet")
@@ -265,6 +271,22 @@ def test_half_that_differs_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ExportError, match="the FP16 graph is refused: interplace_loss_mean"):
         export_half(tiny_encoder("resnet"), tmp_path)
     assert nothing_left(tmp_path)
+
+
+def test_int8_is_measured_beside_fp32(tmp_path):
+    """Real 8-bit arithmetic: close to the checkpoint, and not equal."""
+    checkpoint = write(tiny_encoder("resnet"), tmp_path / "best.safetensors")
+    crops = tuple(
+        np.ascontiguousarray(image[top : top + 96, left : left + 128])
+        for image in small_probe().images
+        for top, left in [(0, 0), (24, 0), (0, 32), (24, 32), (12, 16)]
+    )
+    options = ExportOptions(int8=True, calibration=crops, opset=FAST, max_batch=1)
+    manifest = export_bundle(str(checkpoint), tmp_path / "bundle", small_probe(), options)
+    assert set(manifest.graphs) == {"fp32", "int8"}
+    assert 1e-5 < manifest.parity["int8"]["interplace_loss_mean"] < 0.15
+    assert any(note.startswith("INT8: ") and "120 images" in note for note in manifest.notes)
+    assert lowest_cosine(describe(tmp_path / "bundle", precision="int8"), describe(checkpoint)) > 0.98
 
 
 def test_int8_of_attention_needs_force(tmp_path):
