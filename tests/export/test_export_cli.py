@@ -268,7 +268,7 @@ def test_tar_there_and_back(run, exported, tmp_path):
         encoder = load_encoder(folder, precision="fp32")
         descriptors.append(encoder.encode([image]))
         encoder.close()
-    np.testing.assert_array_equal(*descriptors)
+    np.testing.assert_array_equal(descriptors[0], descriptors[1])
 
 
 def test_damaged_tar_is_refused(run, refused, exported, tmp_path):

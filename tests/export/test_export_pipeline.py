@@ -17,6 +17,7 @@ from progeo_export.errors import ExportError
 from progeo_export.gates import LIMITS, tolerances
 from progeo_export.half.half_typing import to_half
 from progeo_export.half.islands import default_islands, in_head
+from progeo_export.onnx_export import Opset
 from progeo_export.pipeline import ExportOptions, export_bundle
 from progeo_train.checkpoint_file import CheckpointRecord, model_tensors, write_checkpoint
 from tests.export.probe_samples import small_probe
@@ -25,7 +26,7 @@ from tests.train.tiny_models import SIZE_PX, tiny_encoder
 torch.set_num_threads(1)
 
 # The old exporter is several times faster than the present one on tiny models.
-FAST = 17
+FAST: Opset = 17
 
 
 def write(encoder, path, **changes):
@@ -74,7 +75,7 @@ def made(request, tmp_path_factory):
     kind, opset = request.param
     folder = tmp_path_factory.mktemp(f"{kind}{opset}")
     checkpoint = write(tiny_encoder(kind), folder / "best.safetensors")
-    steps = []
+    steps: list[str] = []
     options = ExportOptions(fp16=True, opset=opset, max_batch=3)
     manifest = export_bundle(str(checkpoint), folder / "bundle", small_probe(), options, steps.append)
     return kind, opset, checkpoint, folder / "bundle", manifest, steps
@@ -154,14 +155,21 @@ def test_resize_in_the_graph(tmp_path):
     assert lowest_cosine(describe(tmp_path / "bundle", frames, precision="fp16"), expected) > 0.9999
 
 
+def linear(encoder):
+    layer = encoder.head.get_submodule("linear")
+    assert isinstance(layer, nn.Linear)
+    return layer
+
+
 def loud(factor):
     """A ResNet whose last map is `factor` times as large; its descriptors are the same, since the head normalises."""
     encoder = tiny_encoder("resnet")
-    block = encoder.trunk.layer4[-1]
+    block = list(encoder.trunk.get_submodule("layer4").children())[-1]
+    norms = [block.get_submodule("bn3"), *block.get_submodule("downsample").children()]
     with torch.no_grad():
-        for norm in (block.bn3, *(part for part in block.downsample if isinstance(part, nn.BatchNorm2d))):
-            norm.weight *= factor
-            norm.bias *= factor
+        for norm in (part for part in norms if isinstance(part, nn.BatchNorm2d)):
+            norm.weight.mul_(factor)
+            norm.bias.mul_(factor)
     return encoder
 
 
@@ -248,8 +256,8 @@ def test_graph_with_colours_in_the_wrong_order_is_refused(tmp_path, monkeypatch)
 def test_collapsed_model_is_refused(tmp_path, bias, reason):
     encoder = tiny_encoder("resnet")
     with torch.no_grad():
-        encoder.head.linear.weight.zero_()
-        encoder.head.linear.bias.fill_(bias)
+        linear(encoder).weight.zero_()
+        linear(encoder).bias.fill_(bias)
     checkpoint = write(encoder, tmp_path / "best.safetensors")
     with pytest.raises(ExportError, match=reason):
         export_bundle(str(checkpoint), tmp_path / "bundle", small_probe(), ExportOptions(opset=FAST))
@@ -313,7 +321,7 @@ def test_failed_export_leaves_the_old_bundle(tmp_path):
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     broken = tiny_encoder("resnet")
     with torch.no_grad():
-        broken.head.linear.weight.zero_()
+        linear(broken).weight.zero_()
     bad = write(broken, tmp_path / "bad.safetensors")
     with pytest.raises(ExportError):
         export_bundle(str(bad), out, small_probe(), options)
