@@ -142,19 +142,17 @@ class Answer:
 OLD = ("ICudaEngine.num_bindings", "BuilderFlag.FP16", "Builder.build_serialized_network")
 
 
-def _ask(bindings: Bindings | Unavailable) -> Answer | Unavailable:
+def _question(version: str) -> list[str]:
+    members = [f"{kind}.{member}" for kind, member, _ in members_of_the_fake(version)]
+    return sorted(
+        {*names_for(version), *ONLY_IN, *OLD, *members, *enumerations_of_the_fake(version), *LACKS},
+    )
+
+
+def _ask(bindings: Bindings | Unavailable, question: list[str]) -> Answer | Unavailable:
     if isinstance(bindings, Unavailable):
         return bindings
-    members = [f"{kind}.{member}" for kind, member, _ in members_of_the_fake(bindings.version)]
-    names = {
-        *names_for(bindings.version),
-        *ONLY_IN,
-        *OLD,
-        *members,
-        *enumerations_of_the_fake(bindings.version),
-        *LACKS,
-    }
-    answer: Any = bindings.run(_PROGRAM, sorted(names))
+    answer: Any = bindings.run(_PROGRAM, question)
     assert answer["version"] == bindings.version
     return Answer(answer["version"], answer["docs"], answer["refused"])
 
@@ -162,8 +160,10 @@ def _ask(bindings: Bindings | Unavailable) -> Answer | Unavailable:
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer | Unavailable]:
     found = collect(tmp_path_factory.mktemp("tensorrt"))
+    # Outside the pool: CPython 3.11 fails when two threads parse source at a time.
+    questions = [_question(version) for version in found]
     with ThreadPoolExecutor(2) as pool:
-        return dict(zip(found, pool.map(_ask, found.values()), strict=True))
+        return dict(zip(found, pool.map(_ask, found.values(), questions), strict=True))
 
 
 @pytest.fixture(params=list(WHEELS))
