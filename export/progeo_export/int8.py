@@ -8,10 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -23,13 +20,13 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-import progeo_export
 from progeo_edge.bundle import Preprocess
 from progeo_edge.preprocess import to_model_input
 from progeo_edge.types import Image
 from progeo_export.errors import ExportError
 from progeo_export.probe_images import is_picture
 from progeo_export.quantise_worker import QUANTISED_OPS, Request
+from progeo_export.worker import run_module
 
 _log = logging.getLogger(__name__)
 
@@ -250,23 +247,10 @@ def _judge_images(total: int, num_no_picture: int, num_distinct: int) -> None:
 
 def _run_worker(request: Request, file: Path) -> None:
     file.write_text(json.dumps(asdict(request)), encoding="utf-8")
-    packages = str(Path(progeo_export.__file__).parents[1])
-    path = os.pathsep.join(filter(None, [packages, os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", "progeo_export.quantise_worker", str(file)]
-    try:
-        done = subprocess.run(
-            command,
-            env={**os.environ, "PYTHONPATH": path},
-            capture_output=True,
-            text=True,
-            timeout=_TIME_LIMIT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ExportError(f"INT8 quantisation took longer than {_TIME_LIMIT_S} s; use fewer images") from error
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines()
-        raise ExportError(
-            f"INT8 quantisation failed with exit code {done.returncode}: {lines[-1] if lines else 'no message'}; "
-            "export without --int8, or report this with the model's architecture"
-        )
+    run_module(
+        "progeo_export.quantise_worker",
+        str(file),
+        work="INT8 quantisation",
+        timeout_s=_TIME_LIMIT_S,
+        remedy="export without --int8, or report this with the model's architecture",
+    )

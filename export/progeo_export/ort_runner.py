@@ -6,9 +6,6 @@ Only numpy and ONNX Runtime are imported here.
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from progeo_export.errors import ExportError
+from progeo_export.worker import run_module
 
 Arrays = Mapping[str, NDArray[Any]]
 # At "all", 1.24 and 1.32 crash on half ViTs.
@@ -49,7 +46,14 @@ def run_graph(
         for number, batch in enumerate(batches):
             _write(_inputs(Path(folder), number), batch)
         request = {"graph": str(path), "runs": len(batches), "level": level, "threads": threads}
-        _run_process(path, folder, json.dumps(request), timeout_s)
+        run_module(
+            "progeo_export.ort_runner",
+            folder,
+            json.dumps(request),
+            work=f"ONNX Runtime on {path}",
+            timeout_s=timeout_s,
+            remedy="try another --opset or precision, or another version of it",
+        )
         return [_read(_outputs(Path(folder), number)) for number in range(len(batches))]
 
 
@@ -67,35 +71,6 @@ def main() -> None:
     for number in range(request["runs"]):
         values = session.run(names, _read(_inputs(folder, number)))
         _write(_outputs(folder, number), dict(zip(names, values, strict=True)))
-
-
-def _run_process(path: Path, folder: str, request: str, timeout_s: float) -> None:
-    packages = str(Path(__file__).parents[1])
-    search = os.pathsep.join(filter(None, [packages, os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", "progeo_export.ort_runner", folder, request]
-    try:
-        done = subprocess.run(
-            command,
-            env={**os.environ, "PYTHONPATH": search},
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ExportError(f"ONNX Runtime took longer than {timeout_s:g} s on {path}; use fewer images") from error
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines()
-        raise ExportError(
-            f"ONNX Runtime failed on {path} with {_exit_in_words(done.returncode)}: "
-            f"{lines[-1] if lines else 'no message'}; try another --opset or precision, or another version of it"
-        )
-
-
-def _exit_in_words(code: int) -> str:
-    if code < 0:
-        return f"exit code {code} ({signal.Signals(-code).name}: it crashed)"
-    return f"exit code {code}"
 
 
 def _inputs(folder: Path, number: int) -> Path:

@@ -20,6 +20,7 @@ from progeo_edge.errors import SourceError
 from progeo_edge.evaluation.retrieval import list_images
 from progeo_edge.geometry import make_transform, rotation_exp
 from progeo_edge.preprocess import to_model_input
+from progeo_edge.sources.images import FrameError, read_image
 from progeo_edge.types import Image, Transform
 from progeo_edge.world import DAY, EVENING, OVERCAST, StreetWorld, forward_camera, is_same_place, simulate_drive
 
@@ -117,7 +118,7 @@ def read_places(folder: Path, *, max_images: int = 128) -> ProbeImages:
     images: list[Image] = []
     places: list[str] = []
     for k in chosen:
-        image = read_image(folder / names[k])
+        image = _read(folder / names[k])
         if image is not None:
             images.append(image)
             places.append(labels[k])
@@ -145,7 +146,7 @@ def read_images(folder: Path, *, max_images: int) -> Iterator[Image]:
     """
     names = list_images(folder)
     for name in (names[k] for k in spread(len(names), max_images)):
-        image = read_image(folder / name)
+        image = _read(folder / name)
         if image is not None:
             yield image
 
@@ -184,13 +185,13 @@ def spread(available: int, wanted: int) -> list[int]:
     return sorted({int(row) for row in rows})
 
 
-def read_image(path: Path) -> Image | None:
-    """(H, W, 3) BGR; None, with a warning, when it cannot be read."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        _log.warning("image %s cannot be read and is left out", path)
+def _read(path: Path) -> Image | None:
+    """An image; None, with a warning, when it cannot be read."""
+    try:
+        return read_image(path)
+    except FrameError as error:
+        _log.warning("image %s is left out: %s", path, error)
         return None
-    return np.asarray(image, dtype=np.uint8)
 
 
 def _spread_poses(world: StreetWorld, count: int) -> list[Transform]:

@@ -108,7 +108,7 @@ def test_runner_gives_outputs_by_name_for_every_batch(tmp_path):
 def test_runner_reports_a_file_that_is_no_graph(tmp_path):
     path = tmp_path / "broken.onnx"
     path.write_bytes(b"nothing")
-    with pytest.raises(ExportError, match="ONNX Runtime failed") as caught:
+    with pytest.raises(ExportError, match=r"ONNX Runtime on .* failed") as caught:
         run_graph(path, [], threads=1)
     assert "\n" not in str(caught.value) and "exit code 1" in str(caught.value)
 

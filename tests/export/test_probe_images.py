@@ -140,7 +140,7 @@ def test_unreadable_images_are_left_out_and_named(
     save(tmp_path, {f"{k}.png": image for k, image in enumerate(rendered.images[:9])})
     (tmp_path / "broken.png").write_bytes(b"not an image")
     assert len(read_places(tmp_path).images) == 18
-    assert "broken.png cannot be read" in caplog.text
+    assert "broken.png is left out: the image cannot be decoded" in caplog.text
     assert len(list(read_images(tmp_path, max_images=100))) == 9
     assert len(list(read_images(tmp_path, max_images=5))) == 4
 
