@@ -17,8 +17,8 @@ from progeo_train.config import PlacesConfig
 from progeo_train.data.group_colouring import RegionClaims, colour_classes
 from progeo_train.data.image_table import ImageTable
 from progeo_train.data.neighbour_places import (
+    NO_CLOSURES,
     joined_groups,
-    odometry_groups,
     place_label_groups,
     time_window_groups,
 )
@@ -177,7 +177,7 @@ def lattice(step_m: float, count: int, headings: list[float], sequences: int = 1
 def test_cells_told_apart_keep_their_distance_or_look_elsewhere() -> None:
     images = lattice(4.0, 16, [0.0, 45.0, 170.0, 359.0], 2)
     config = places(min_gap_m=15.0, groups=60)
-    groups = odometry_groups(images, config)
+    groups = joined_groups(images, NO_CLOSURES, config)
     assert len(groups.member_rows) == len(images)
     position = np.stack([images.east_m, images.north_m], axis=1)
     pairs = class_pairs(groups)
@@ -192,7 +192,7 @@ def test_cells_told_apart_keep_their_distance_or_look_elsewhere() -> None:
 
 def test_a_cell_holds_one_spot_and_one_heading_of_one_sequence() -> None:
     images = lattice(4.0, 6, [10.0, 20.0, 40.0], 2)
-    for rows in classes(odometry_groups(images, places(groups=100))):
+    for rows in classes(joined_groups(images, NO_CLOSURES, places(groups=100))):
         chosen = list(rows)
         assert len(set(images.sequence[chosen])) == 1
         assert len(set(np.floor(images.east_m[chosen] / 10))) == len(set(np.floor(images.north_m[chosen] / 10))) == 1
@@ -201,15 +201,15 @@ def test_a_cell_holds_one_spot_and_one_heading_of_one_sequence() -> None:
 
 def test_opposite_headings_of_one_spot_are_told_apart() -> None:
     images = table(2, east_m=[1.0, 1.0], north_m=[1.0, 1.0], heading_deg=[0.0, 180.0])
-    assert odometry_groups(images, places()).num_groups == 1
+    assert joined_groups(images, NO_CLOSURES, places()).num_groups == 1
     images = table(2, east_m=[1.0, 1.0], north_m=[1.0, 1.0], heading_deg=[5.0, 355.0])
-    assert odometry_groups(images, places()).num_groups == 2
+    assert joined_groups(images, NO_CLOSURES, places()).num_groups == 2
 
 
 def test_odometry_far_beyond_reason_is_refused() -> None:
     images = table(2, east_m=[0.0, 1e13], north_m=[0.0, 1e13], heading_deg=[0.0, 0.0])
     with pytest.raises(SourceError, match="spans 1e"):
-        odometry_groups(images, places())
+        joined_groups(images, NO_CLOSURES, places())
 
 
 # Loop closures
@@ -330,9 +330,8 @@ def test_a_long_recording_is_sorted_in_seconds() -> None:
     closures = np.stack([np.arange(count // 2, count), np.arange(count // 2)], axis=1)[::3]
     start = time.perf_counter()
     joined = joined_groups(images, closures, places())
-    cells = odometry_groups(
-        table(count, east_m=along_m, north_m=np.sin(along_m / 50) * 40, heading_deg=along_m % 360), places()
-    )
+    path = table(count, east_m=along_m, north_m=np.sin(along_m / 50) * 40, heading_deg=along_m % 360)
+    cells = joined_groups(path, NO_CLOSURES, places())
     assert time.perf_counter() - start < 20
     assert len(joined.class_names) == 10_000
     assert len(cells.class_names) > 20_000

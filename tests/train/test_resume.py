@@ -26,13 +26,7 @@ class Killed(Exception):
     """Stands for SIGKILL where a test stays in its process."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Sums are then the same in every process."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

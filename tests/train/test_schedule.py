@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 
 import pytest
 import torch
 
-from progeo_train.schedule import epochs_of_group, group_of_epoch, stage1_learning_rate
+from progeo_train.schedule import group_of_epoch, stage1_learning_rate
 
 
 def test_groups_take_turns():
     assert [group_of_epoch(epoch, 3) for epoch in range(7)] == [0, 1, 2, 0, 1, 2, 0]
-
-
-@pytest.mark.parametrize(("epochs", "num_groups"), [(480, 8), (7, 3), (2, 5), (0, 2), (5, 1)])
-def test_epochs_of_a_group_are_counted(epochs, num_groups):
-    times = Counter(group_of_epoch(epoch, num_groups) for epoch in range(epochs))
-    for group in range(num_groups):
-        assert epochs_of_group(epochs, num_groups, group) == times[group]
 
 
 @pytest.mark.parametrize(("epochs", "num_groups"), [(480, 8), (24, 8), (11, 3), (8, 8)])

@@ -20,13 +20,7 @@ REPOSITORY = Path(__file__).parents[2]
 LONGER = ("stage1.epochs=40", "stage2.epochs=4", "stage2.iterations_per_epoch=15", "run.checkpoint_every_s=0.05")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Sums are then the same in every process."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

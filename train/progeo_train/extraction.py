@@ -189,7 +189,8 @@ def extract_data_set(
     encoder = load_encoder_weights(checkpoint).to(fabric.device).eval()
     spec = encoder.spec
     table = _list_on_all(images, out, fabric)
-    parts = (model_sha256(checkpoint), spec.model_dump_json(), repr(fabric.strategy.precision.precision))
+    precision = repr(fabric.strategy.precision.precision)
+    parts = (table.names.fingerprint(), model_sha256(checkpoint), spec.model_dump_json(), precision)
     key = fabric.broadcast(images_key(table, *parts) if fabric.is_global_zero else "")
     return extract_features(
         encoder,
@@ -208,14 +209,13 @@ def extract_data_set(
     )
 
 
-def images_key(table: ImageTable, *parts: str) -> str:
-    """sha256 over the images of a table (name, size, time of change) and whatever else descriptors depend on."""
+def images_key(images: ImageRows, *parts: str) -> str:
+    """sha256 over the files of images (size, time of change; not their place) and whatever else features depend on."""
     digest = hashlib.sha256(repr(parts).encode())
-    digest.update(table.names.offsets.tobytes() + table.names.blob)
-    sizes = np.full((len(table), 2), -1, np.int64)
-    for row in range(len(table)):
+    sizes = np.full((len(images), 2), -1, np.int64)
+    for row in range(len(images)):
         try:
-            status = table.path(row).stat()
+            status = images.path(row).stat()
         except OSError:
             continue
         sizes[row] = status.st_size, status.st_mtime_ns

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from progeo_edge.errors import ConfigError, ModelError, SourceError
 from progeo_train.checkpoint_file import read_record, read_tensors
 from progeo_train.config import RunConfig, TrainConfig
 from progeo_train.data.training_set import TrainingSet
-from progeo_train.extraction import extract_features
+from progeo_train.extraction import extract_features, images_key
 from progeo_train.feature_file import FeatureFile
 from progeo_train.models.architectures import check_image_size, find_architecture
 from progeo_train.models.clip_model import ClipModel, build_clip
@@ -216,27 +215,9 @@ def _clip_features(job: Job, clip: ClipModel) -> FeatureFile:
 
 def _features_key(job: Job, clip: ClipModel, images: _MemberImages) -> str:
     """Changes with the images (name, size, time of change), their order, the weights and the preprocessing."""
-    digest = hashlib.sha256()
     model = job.config.model
-    parts = (
-        clip.weights_fingerprint(),
-        job.config.stage1.image_size_px,
-        model.mean,
-        model.std,
-        job.config.run.precision,
-    )
-    digest.update(repr((job.data.fingerprint(), *parts)).encode())
-    for row in range(len(images)):
-        digest.update(_file_state(images.path(row)).encode())
-    return digest.hexdigest()
-
-
-def _file_state(path: Path) -> str:
-    try:
-        state = path.stat()
-    except OSError:
-        return "missing;"
-    return f"{state.st_size} {state.st_mtime_ns};"
+    preprocessing = repr((job.config.stage1.image_size_px, model.mean, model.std, job.config.run.precision))
+    return images_key(images, job.data.fingerprint(), clip.weights_fingerprint(), preprocessing)
 
 
 def _read_text_features(job: Job, prompts: Path | None) -> list[Tensor]:

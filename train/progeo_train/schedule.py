@@ -14,11 +14,6 @@ def group_of_epoch(epoch: int, num_groups: int) -> int:
     return epoch % num_groups
 
 
-def epochs_of_group(epochs: int, num_groups: int, group: int) -> int:
-    """How many of the first `epochs` epochs train a group; 0 when there are fewer epochs than the group's number."""
-    return max(0, -(-(epochs - group) // num_groups))
-
-
 def stage1_learning_rate(epoch: int, epochs: int, num_groups: int, learning_rate: float) -> float:
     """Cosine annealing to zero, for each group on its own (Loshchilov and Hutter 2017, eq. 5, without restarts).
 

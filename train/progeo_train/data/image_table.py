@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,10 @@ class ImageNames:
         # Byte b of the new blob stands as far behind the start of its name as in the old one.
         sources = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
         return ImageNames(np.frombuffer(self.blob, np.uint8)[sources].tobytes(), offsets)
+
+    def fingerprint(self) -> str:
+        """sha256 (hex) over all names in their order."""
+        return hashlib.sha256(self.offsets.tobytes() + self.blob).hexdigest()
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

@@ -38,18 +38,6 @@ def time_window_groups(table: ImageTable, places: PlacesConfig) -> PlaceGroups:
     return _window_groups(table, time_windows(table, places), NO_CLOSURES, places)
 
 
-def odometry_groups(table: ImageTable, places: PlacesConfig) -> PlaceGroups:
-    """Neighbours in odometry are a place: cells and headings in the odometry frame of every sequence.
-
-    Odometry frames of different sequences share nothing. Cells less than `places.min_gap_m` apart conflict, unless
-    their headings differ by 90 deg or more (`odometry_cells`); two sequences of one region conflict wholly.
-
-    Raises:
-        SourceError: no image has a pose, or no cell holds `places.min_images_per_class` images.
-    """
-    return _window_groups(table, odometry_cells(table, places), NO_CLOSURES, places)
-
-
 def joined_groups(table: ImageTable, closures: NDArray[np.int64], places: PlacesConfig) -> PlaceGroups:
     """As the two above, where loop closures join windows of different times into one class (`join_windows`).
 
