@@ -1,0 +1,1 @@
+"""Pure functions between ROS messages and the types of progeo_edge; no ROS is imported here."""

@@ -1,0 +1,60 @@
+"""What travels from the detector to publishers and adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from progeo_edge.map_rows import KeyframeInfo
+from progeo_edge.types import Frame, LoopClosure, Transform, Update
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """What became of one image.
+
+    Attributes:
+        frame: The image, with its stamp and odometry.
+        update: What the detector said.
+        references: What the map says about every candidate's reference, by keyframe id.
+        session: Name of the run whose keyframes are being made.
+        session_names: Name of each session of the map, by id.
+        model_id: Fingerprint of the encoder.
+        min_similarity: The similarity gate in force.
+        base_frame: Frame that all poses are of (child).
+        odom_frame: Frame of the odometry.
+        camera_frame: frame_id of the image.
+        latency_ms: From the arrival of the image to the end of the detector's work.
+    """
+
+    frame: Frame
+    update: Update
+    references: Mapping[int, KeyframeInfo]
+    session: str
+    session_names: Mapping[int, str]
+    model_id: str
+    min_similarity: float
+    base_frame: str
+    odom_frame: str
+    camera_frame: str
+    latency_ms: float
+
+    def reference(self, reference_id: int) -> KeyframeInfo:
+        """What the map says about a reference."""
+        return self.references[reference_id]
+
+    def session_of(self, reference_id: int) -> str:
+        """Name of the session that a reference belongs to."""
+        return self.session_names.get(self.references[reference_id].session, "")
+
+
+def map_pose(outcome: Outcome, closure: LoopClosure) -> Transform | None:
+    """T_map_base of the query by a closure: the reference's pose in the odometry frame of its session, and the closure.
+
+    None when the closure is not in metres, or the reference has no pose.
+    """
+    verification = closure.verification
+    T_map_reference = outcome.reference(closure.reference_id).T_odom_base
+    if verification is None or verification.T_reference_query is None or T_map_reference is None:
+        return None
+    return T_map_reference @ verification.T_reference_query if verification.pose_kind.value == "METRIC" else None
