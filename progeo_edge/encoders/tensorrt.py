@@ -115,15 +115,18 @@ class TensorRTEncoder:
             InputError: an image of another shape or type.
             ModelError: TensorRT or CUDA fails, or a descriptor is NaN or zero; the encoder was closed.
         """
-        rows = np.empty((len(images), self._spec.dimension), dtype=np.float32)
+        return unit_rows(self.raw_descriptors(images), self._path)
+
+    def raw_descriptors(self, images: Sequence[Image]) -> NDArray[np.float32]:
+        """As `encode`, but what the engine gives as it is: neither checked nor scaled, so it may hold NaN."""
+        rows = np.empty((len(images), self._manifest.dimension), dtype=np.float32)
         for start in range(0, len(images), self._max_batch):
             chunk = images[start : start + self._max_batch]
             batch = to_model_input(chunk, self._manifest.preprocess)
             with self._lock:
                 if not self._session.is_open:
                     raise ModelError(f"encoder of {self._path} was closed; open it again with load_encoder")
-                output = self._session.run(batch)
-            rows[start : start + len(chunk)] = unit_rows(output, self._path)
+                rows[start : start + len(chunk)] = self._session.run(batch)
         return rows
 
     def close(self) -> None:
