@@ -177,9 +177,11 @@ class EngineSession:
     def _record(self, shape: tuple[int, ...], lines: LogLines) -> None:
         """Record the work for this batch size after it has run once; without a graph it only runs slower."""
         try:
-            self._graphs[shape[0]] = capture(self._open_stream(), lambda: self._enqueue(shape, lines))
+            with self._gpu.current():  # names CUDA's errors, too
+                self._graphs[shape[0]] = capture(self._open_stream(), lambda: self._enqueue(shape, lines))
         except ModelError as error:
-            _log.warning("no CUDA graph: %s; every call is launched one by one instead", error)
+            # As text: a handler that keeps the error would keep the frames behind it, and with them CUDA's objects.
+            _log.warning("no CUDA graph: %s; every call is launched one by one instead", str(error))
             self._use_graphs = False
 
     def _open_stream(self) -> Stream:
