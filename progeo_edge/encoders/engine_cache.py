@@ -91,9 +91,8 @@ class EngineCache:
         path = self.folder / f"{key.name}.plan"
         sidecar = {"key": key.fields, "plan_sha256": hashlib.sha256(plan).hexdigest(), "record": dict(record)}
         try:
-            path.with_suffix(".json").unlink(missing_ok=True)
             atomic.write_bytes(path, plan)
-            # Last: until it is there, the plan does not count.
+            # Last: until it states this plan's hash, the plan does not count.
             atomic.write_text(path.with_suffix(".json"), json.dumps(sidecar, indent=2, sort_keys=True) + "\n")
         except OSError as error:
             _log.warning("engine %s cannot be kept: %s; it will be built again at the next start", path, error)
