@@ -40,7 +40,7 @@ class FakeCuda:
     Attributes:
         live: Number of objects of each kind that are not freed.
         memory_bytes: Device memory in all.
-        fail_at: Names of driver calls that raise.
+        fail_at: Names of driver calls that raise; "a copy while recording" raises only while a graph is recorded.
     """
 
     def __init__(self) -> None:
@@ -219,6 +219,8 @@ def driver_of(state: FakeCuda) -> ModuleType:
 
     def memcpy_htod_async(dest: DeviceAllocation, src: np.ndarray[Any, Any], stream: _StreamHandle) -> None:
         state.need_context("cuMemcpyHtoDAsync")
+        if stream._stream.recorded is not None and "a copy while recording" in state.fail_at:
+            raise LogicError("cuMemcpyHtoDAsync failed: operation not permitted when stream is capturing")
         stream._stream.put(lambda: _copy(state, int(dest), src.ctypes.data, src.nbytes))
 
     def memcpy_dtoh_async(dest: np.ndarray[Any, Any], src: DeviceAllocation, stream: _StreamHandle) -> None:

@@ -103,6 +103,8 @@ def test_islands_that_are_not_there(machine: Machine, tmp_path: Path, caplog: py
     some = write_golden_bundle(tmp_path / "some", name_nodes=True, manifest={"islands": ["head/a", HEAD[0]]})
     open_and_close(some)
     assert "1 of the 2 nodes are not in the network" in caplog.text
+    open_and_close(write_golden_bundle(tmp_path / "unnamed"))
+    assert "of the nodes that should stay in FP32, none is named; the golden images decide" in caplog.text
 
 
 def test_workspace_and_effort(machine: Machine, bundle: Path):
