@@ -461,7 +461,8 @@ def make(state: FakeTensorRT) -> ModuleType:
 
 def _is_held_in_fp32(layer: Any, kind: Any) -> bool:
     """A layer computes and gives FP32 only when both are asked for."""
-    return getattr(layer, "precision", None) == kind and layer._types == dict.fromkeys(range(layer.num_outputs), kind)
+    types = dict.fromkeys(range(layer.num_outputs), kind)
+    return bool(getattr(layer, "precision", None) == kind and layer._types == types)
 
 
 def _progress_monitor() -> Any:
