@@ -75,6 +75,17 @@ class EngineCache:
             self.remove(key, problem)
         return None
 
+    def why_none(self, key: EngineKey) -> str:
+        """Why there is no engine of `key`, for people: after an update there may be one of the version before."""
+        for sidecar in (path for folder in self._folders for path in sorted(folder.glob("*.json"))):
+            kept = _stated_key(sidecar)
+            if kept.get("onnx_sha256") != key.fields.get("onnx_sha256") or kept == key.fields:
+                continue
+            maker = f"TensorRT {kept.get('tensorrt')} on {kept.get('device')}"
+            same_maker = all(kept.get(name) == key.fields.get(name) for name in ("tensorrt", "device"))
+            return "there is only one with other options" if same_maker else f"there is only one by {maker}"
+        return "there is none"
+
     def store(self, key: EngineKey, plan: bytes, record: Mapping[str, Any]) -> Path | None:
         """Write a checked plan and its sidecar, each wholly or not at all, and return the plan's path.
 
@@ -174,6 +185,16 @@ def _check(plan: bytes, sidecar: Path, key: EngineKey) -> str | None:
     if values.get("plan_sha256") != hashlib.sha256(plan).hexdigest():
         return f"it was truncated or altered: its content is not the one that {sidecar.name} states"
     return None
+
+
+def _stated_key(sidecar: Path) -> dict[str, Any]:
+    """The key in a sidecar; empty where it cannot be read."""
+    try:
+        values = json.loads(sidecar.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    key = values.get("key") if isinstance(values, dict) else None
+    return key if isinstance(key, dict) else {}
 
 
 def _is_writable(folder: Path) -> bool:

@@ -188,9 +188,10 @@ class _Workshop:
             return self._load_or_build(graph, recipe, key, build), fingerprint
 
     def _load_or_build(self, graph: Graph, recipe: Recipe, key: EngineKey, build: bool) -> EngineSession:
-        reason = "there is none"
         plan = self._cache.load(key)
-        if plan is not None:
+        if plan is None:
+            reason = self._cache.why_none(key)
+        else:
             try:
                 return self._open_checked(plan, recipe.precision)[0]
             except (PlanError, GoldenError) as error:

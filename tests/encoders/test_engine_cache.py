@@ -91,6 +91,22 @@ def test_without_leave_to_build_it_says_how(machine: Machine, bundle: Path):
     assert not machine.trt.builds
 
 
+def test_engines_of_others_explain_why_there_is_none(machine: Machine, bundle: Path, tmp_path: Path):
+    open_and_close(bundle, precision="fp32", max_batch=4)
+    with pytest.raises(ModelError, match=r"no usable fp16 engine .*: there is none; build"):
+        TensorRTEncoder(bundle, "fp16", build=False)  # that engine is of another graph
+    with pytest.raises(ModelError, match=r"no usable fp32 engine .*: there is only one with other options; build"):
+        TensorRTEncoder(bundle, "fp32", build=False)
+    machine.cuda.name = "Fake Thor"
+    cuda.open_once.cache_clear()
+    with pytest.raises(ModelError, match=r"on Fake Thor: there is only one by TensorRT 10\.3\.0 on Fake Orin; build"):
+        TensorRTEncoder(bundle, "fp32", build=False)
+    for damage in ("{", "[]", '{"key": []}'):
+        plans(bundle)[0].with_suffix(".json").write_text(damage)
+        with pytest.raises(ModelError, match="on Fake Thor: there is none; build"):
+            TensorRTEncoder(bundle, "fp32", build=False)
+
+
 def _truncate(plan: Path) -> None:
     plan.write_bytes(plan.read_bytes()[:-100])
 
@@ -182,7 +198,7 @@ def test_a_plan_that_tensorrt_does_not_take_is_removed_and_built_again(
 
 
 def _rebuild_sidecar_and_plan(machine: Machine, bundle: Path, plan: Path, forged: bytes) -> None:
-    assert not plan.exists(), "what cannot be used is not kept"
+    assert not plan.exists() and not plan.with_suffix(".json").exists(), "what cannot be used is not kept"
     open_and_close(bundle)
     _forge(plan, forged)
     open_and_close(bundle)
@@ -258,9 +274,12 @@ def test_a_full_disk_costs_the_cache_not_the_run(
     def full(path: Path, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
+    caplog.set_level(logging.INFO)
     monkeypatch.setattr(atomic, "write_bytes", full)
     open_and_close(bundle)
     assert "cannot be kept: [Errno 28]" in caplog.text and plans(bundle) == []
+    assert "timing-10.3.0-sm87.cache was not kept: [Errno 28]" in caplog.text
+    assert [path.suffix for path in (bundle / "engines").iterdir()] == [".lock"]
 
 
 def test_a_file_system_without_locks(
