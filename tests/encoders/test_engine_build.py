@@ -129,6 +129,15 @@ def test_a_graph_of_a_fixed_batch_or_other_names_is_refused(machine: Machine, tm
         TensorRTEncoder(other)
 
 
+def test_an_engine_of_another_dimension_is_refused(machine: Machine, tmp_path: Path):
+    """Its rows would be written behind the buffer."""
+    folder = write_golden_bundle(tmp_path / "longer", precisions=("fp32",))
+    replace_graph(folder, tiny_graph(dimension=33))
+    with pytest.raises(ModelError, match="the engine gives 33 values per image, the manifest says 32"):
+        TensorRTEncoder(folder)
+    machine.assert_all_freed()
+
+
 def test_two_outputs(machine: Machine, tmp_path: Path):
     folder = write_golden_bundle(tmp_path / "two", precisions=("fp32",), extra_output=True)
     with pytest.raises(ModelError, match=r"the engine has the tensors .*projected"):
