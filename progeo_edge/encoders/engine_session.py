@@ -92,6 +92,7 @@ class EngineSession:
         Raises:
             ModelError: TensorRT or CUDA failed, or the session was closed.
         """
+        stream = self._open_stream()
         source, result = self._buffers
         count = len(batch)
         if batch.shape[1:] != source.host.shape[1:] or not 1 <= count <= len(source.host):
@@ -102,10 +103,10 @@ class EngineSession:
         with self._gpu.current(), captured() as lines:
             source.host[:count] = batch
             if count in self._graphs:
-                self._graphs[count].launch(self._open_stream())
+                self._graphs[count].launch(stream)
             else:
                 self._enqueue(batch.shape, lines)
-            self._open_stream().synchronize()
+            stream.synchronize()
             rows = np.array(result.host[:count])
             if self._use_graphs and count not in self._graphs:
                 self._record(batch.shape, lines)

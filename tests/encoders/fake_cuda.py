@@ -260,14 +260,18 @@ class FakeLibcuda:
 
     def cuStreamEndCapture(self, stream: Any, graph: Any) -> int:
         found = self._state.streams[stream.value]
-        assert found.recorded is not None
+        recorded, found.recorded = found.recorded, None
+        assert recorded is not None
+        if "cuStreamEndCapture" in self._state.fail_at:
+            return 900
         self._state.count("graph", 1)
         graph._obj.value = next(self._state.handles)
-        self._state.graphs[graph._obj.value] = found.recorded
-        found.recorded = None
-        return 900 if "cuStreamEndCapture" in self._state.fail_at else 0
+        self._state.graphs[graph._obj.value] = recorded
+        return 0
 
     def cuGraphInstantiateWithFlags(self, executable: Any, graph: Any, flags: Any) -> int:
+        if "cuGraphInstantiateWithFlags" in self._state.fail_at:
+            return 2
         executable._obj.value = next(self._state.handles)
         self._state.graphs[executable._obj.value] = self._state.graphs[graph.value]
         self._state.count("executable graph", 1)

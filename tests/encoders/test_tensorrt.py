@@ -65,15 +65,19 @@ def test_graphs_and_zero_copy_give_the_same_numbers(cuda_graph: bool, zero_copy:
     machine.assert_all_freed()
 
 
+@pytest.mark.parametrize(
+    ("call", "status"), [("cuStreamEndCapture", 900), ("cuGraphInstantiateWithFlags", 2)], ids=["end", "instantiate"]
+)
 def test_a_graph_that_cannot_be_recorded_costs_only_speed(
-    machine: Machine, bundle: Path, caplog: pytest.LogCaptureFixture
+    call: str, status: int, machine: Machine, bundle: Path, caplog: pytest.LogCaptureFixture
 ):
-    machine.cuda.fail_at = {"cuStreamEndCapture"}
+    machine.cuda.fail_at = {call}
     with TensorRTEncoder(bundle, cuda_graph=True) as encoder:
         first = encoder.encode(frames(2))
         np.testing.assert_array_equal(encoder.encode(frames(2)), first)
-    assert "no CUDA graph: cuStreamEndCapture failed with CUDA error 900" in caplog.text
+    assert f"no CUDA graph: {call} failed with CUDA error {status}" in caplog.text
     assert machine.cuda.graph_launches == 0
+    machine.assert_all_freed()
 
 
 def test_a_copy_that_cannot_be_recorded_costs_only_speed(
@@ -166,6 +170,16 @@ def test_wrong_shapes_are_refused_before_they_reach_the_gpu(machine: Machine, bu
         for shape in ((1, HEIGHT_PX, WIDTH_PX + 1, 3), (9, HEIGHT_PX, WIDTH_PX, 3), (0, HEIGHT_PX, WIDTH_PX, 3)):
             with pytest.raises(ModelError, match="takes 1 to 8 images of shape"):
                 session.run(np.zeros(shape, np.uint8))
+
+
+def test_a_closed_engine_says_so(machine: Machine, bundle: Path):
+    encoder = TensorRTEncoder(bundle)
+    session = encoder._session
+    encoder.close()
+    session.close()
+    assert not session.is_open
+    with pytest.raises(ModelError, match="the engine was closed"):
+        session.run(np.stack(frames(1)))
 
 
 def test_many_threads_and_two_encoders(machine: Machine, bundle: Path, tmp_path: Path):
