@@ -4,13 +4,16 @@ import logging
 import re
 import time
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from progeo_edge.bundle import Precision
+from progeo_edge.bundle import Precision, read_manifest
 from progeo_edge.encoders import build_progress
 from progeo_edge.encoders.build_progress import BuildProgress
+from progeo_edge.encoders.engine_build import choose_recipe
 from progeo_edge.encoders.known_bad import parse_version, reasons_against
 from progeo_edge.encoders.tensorrt import TensorRTEncoder
 from progeo_edge.errors import ModelError
@@ -67,6 +70,17 @@ def test_half_without_a_typed_graph_is_an_error_not_a_silent_fp32(version: str, 
     assert not machine.trt.builds
     open_and_close(folder)
     assert machine.trt.builds[0]["typed"], "nothing was asked for, so FP32 is no surprise"
+
+
+def test_half_without_a_flag_and_without_typing_is_an_error(bundle: Path):
+    """No version known today; one that lost the flag must not build FP32 in silence."""
+    trt: Any = ModuleType("tensorrt")
+    trt.__version__ = "9.9"
+    trt.NetworkDefinitionCreationFlag = SimpleNamespace(EXPLICIT_BATCH=0)
+    trt.BuilderFlag = SimpleNamespace(TF32=0)
+    with pytest.raises(ModelError, match=r"TensorRT 9\.9 has neither strongly typed networks nor a flag for half"):
+        choose_recipe(trt, read_manifest(bundle), "fp16", bundle)
+    assert choose_recipe(trt, read_manifest(bundle), "fp32", bundle).flags == ()
 
 
 def test_half_on_8_needs_the_fp32_graph(machine: Machine, tmp_path: Path):
