@@ -7,10 +7,12 @@ import sys
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from progeo_export import ort_runner
 from progeo_export.errors import ExportError
 from progeo_export.fp32_parity import fp32_parity
 from progeo_export.graph_module import DescriptorGraph
@@ -111,6 +113,26 @@ def test_runner_reports_a_file_that_is_no_graph(tmp_path):
     with pytest.raises(ExportError, match=r"ONNX Runtime on .* failed") as caught:
         run_graph(path, [], threads=1)
     assert "\n" not in str(caught.value) and "exit code 1" in str(caught.value)
+
+
+def test_runner_optimises_no_further_than_extended(tmp_path, monkeypatch):
+    """At the level above, ONNX Runtime has crashed on half transformers."""
+    seen = []
+    real = onnxruntime.InferenceSession
+
+    def spy(path, options, **named):
+        seen.append(options.graph_optimization_level)
+        return real(path, options, **named)
+
+    def in_this_process(module, folder, request, **_):
+        assert module == "progeo_export.ort_runner"
+        monkeypatch.setattr(sys, "argv", [module, folder, request])
+        ort_runner.main()
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
+    monkeypatch.setattr(ort_runner, "run_module", in_this_process)
+    run_graph(square(tmp_path / "square.onnx"), [{"x": np.ones(2, np.float32)}], threads=1)
+    assert seen == [onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED]
 
 
 def test_runner_reports_a_crash(tmp_path, monkeypatch):
