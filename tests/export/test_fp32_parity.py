@@ -12,6 +12,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from progeo_edge.preprocess import to_model_input
 from progeo_export import ort_runner
 from progeo_export.errors import ExportError
 from progeo_export.fp32_parity import fp32_parity
@@ -45,6 +46,28 @@ def test_faithful_graph(exported):
     assert figures["min_cosine"] > 1 - 1e-9
     assert figures["max_abs_difference"] < 1e-5
     assert figures["max_norm_error"] < 1e-5
+
+
+@pytest.mark.parametrize("wrong", [None, 0, 4])
+def test_every_image_is_compared_at_every_batch_size(exported, monkeypatch, wrong):
+    module, path, _ = exported
+    images = pictures(5)
+    inputs = to_model_input(images, module.preprocess)
+    sizes = []
+
+    def run(path, batches, **options):
+        outputs = run_graph(path, batches, **options)
+        for given, output in zip(batches, outputs, strict=True):
+            sizes.append(len(given["image"]))
+            for row, image in enumerate(given["image"]):
+                if wrong is not None and np.array_equal(image, inputs[wrong]):
+                    output["descriptor"][row] = np.roll(output["descriptor"][row], 1)
+        return outputs
+
+    monkeypatch.setattr("progeo_export.fp32_parity.run_graph", run)
+    figures = fp32_parity(path, module, images, (1, 2, 7), threads=1)
+    assert sizes == [1] * 5 + [2] * 3 + [7]
+    assert (figures["min_cosine"] > 1 - 1e-5) == (wrong is None)
 
 
 @pytest.mark.parametrize("scope", ["/prologue/normalise/Mul", "/prologue/normalise/Add"])
