@@ -241,6 +241,7 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "path with a drive": (_name_path("C:model.onnx"), "relative path inside"),
     "path with another system's separator": (_name_path("..\\model.onnx"), "relative path inside"),
     "path with a null": (_name_path("model.onnx\0"), "relative path inside"),
+    "path of an engine": (_name_path("./engines/model.onnx"), "a bundle cannot bring any"),
     "path of nothing": (_name_path(""), "relative path inside"),
     "path of the bundle itself": (_name_path("."), "relative path inside"),
     "unlisted graph": (_set(graphs={"fp32": "other.onnx"}), "has no sha256"),

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from progeo_edge import atomic
+from progeo_edge.bundle import ENGINES_FOLDER
 
 _log = logging.getLogger(__name__)
 
-FOLDER_NAME = "engines"
 _FORMAT = 1
 _POLL_S = 0.2
 
@@ -51,7 +51,7 @@ class EngineCache:
     """
 
     def __init__(self, bundle: Path) -> None:
-        own, users = bundle / FOLDER_NAME, user_cache_folder() / FOLDER_NAME
+        own, users = bundle / ENGINES_FOLDER, user_cache_folder() / ENGINES_FOLDER
         self._folders = [own, users]
         self.folder = next((folder for folder in self._folders if _is_writable(folder)), None)
         if self.folder is None:
