@@ -97,6 +97,11 @@ def test_engines_of_others_explain_why_there_is_none(machine: Machine, bundle: P
         TensorRTEncoder(bundle, "fp16", build=False)  # that engine is of another graph
     with pytest.raises(ModelError, match=r"no usable fp32 engine .*: there is only one with other options; build"):
         TensorRTEncoder(bundle, "fp32", build=False)
+    whole = plans(bundle)[0].read_bytes()
+    plans(bundle)[0].unlink()
+    with pytest.raises(ModelError, match=r"no usable fp32 engine .*: there is none; build"):
+        TensorRTEncoder(bundle, "fp32", build=False, max_batch=4)  # its own sidecar explains nothing
+    next((bundle / "engines").glob("*.json")).with_suffix(".plan").write_bytes(whole)
     machine.cuda.name = "Fake Thor"
     cuda.open_once.cache_clear()
     with pytest.raises(ModelError, match=r"on Fake Thor: there is only one by TensorRT 10\.3\.0 on Fake Orin; build"):
