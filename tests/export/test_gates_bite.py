@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import pytest
 import torch
 
@@ -18,7 +17,7 @@ from tests.train.tiny_models import tiny_encoder
 torch.set_num_threads(1)
 
 GREY = tuple(np.full((64, 64, 3), level, np.uint8) for level in (78, 80, 82))
-"""Images on which the tiny ResNet's last map is a fifth of what it is on the probe images."""
+"""Images on which the tiny ResNet's last map is a quarter of what it is on the probe images."""
 
 
 def export(encoder, folder, **options):
@@ -27,32 +26,16 @@ def export(encoder, folder, **options):
     return export_bundle(str(checkpoint), folder / "bundle", small_probe(), chosen)
 
 
-def test_overflow_that_the_calibration_images_did_not_show_is_refused(tmp_path):
+def test_overflow_that_the_calibration_images_did_not_show_is_refused(tmp_path, caplog):
     """The audit saw no value above 30 000; the probe images reach more than half can hold."""
     with pytest.raises(ExportError) as caught:
-        export(loud(2.2e3), tmp_path, fp16=True, calibration=GREY)
+        export(loud(2e3), tmp_path, fp16=True, calibration=GREY)
+    assert "stays FP32" not in caplog.text
     message = str(caught.value)
     assert message.startswith("the FP16 graph is refused: interplace_loss_mean")
     assert "is nan (a descriptor is NaN, infinite or zero), the limit is at most 0.02" in message
     assert "give --calibration images like those that the robot will see" in message and "without --fp16" in message
     assert "\n" not in message and nothing_left(tmp_path)
-
-
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_graphs_of_other_precisions_have_the_opset_of_the_manifest(precision, tmp_path):
-    crops = tuple(
-        np.ascontiguousarray(image[top : top + 96, left : left + 128])
-        for image in small_probe().images
-        for top, left in [(0, 0), (24, 0), (0, 32), (24, 32), (12, 16)]
-    )
-    manifest = export(tiny_encoder("resnet"), tmp_path, calibration=crops, **{precision: True})
-    model = onnx.load(tmp_path / "bundle" / manifest.graphs[precision])
-    assert {entry.domain: entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")} == {
-        "": manifest.opset
-    }
-    output = model.graph.output[0].type.tensor_type
-    assert output.elem_type == onnx.TensorProto.FLOAT and model.graph.input[0].name == manifest.input_name
-    assert output.shape.dim[0].dim_param, "any batch"
 
 
 def test_a_half_graph_that_onnx_runtime_cannot_load_is_refused(tmp_path, monkeypatch):
