@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
 from progeo_export import pipeline
 from progeo_export.errors import ExportError
+from progeo_export.int8 import Int8Report
 from progeo_export.ort_runner import run_graph
 from progeo_export.pipeline import ExportOptions, export_bundle
+from progeo_export.probe_images import is_picture
 from tests.export.probe_samples import small_probe
 from tests.export.test_export_pipeline import FAST, loud, nothing_left, write
 from tests.train.tiny_models import tiny_encoder
@@ -50,3 +53,38 @@ def test_a_half_graph_that_onnx_runtime_cannot_load_is_refused(tmp_path, monkeyp
     with pytest.raises(ExportError, match=r"ONNX Runtime on .*fp16\.onnx failed"):
         export(tiny_encoder("resnet"), tmp_path, fp16=True)
     assert nothing_left(tmp_path)
+
+
+def test_int8_that_differs_is_refused(tmp_path, monkeypatch):
+    """Whatever the quantiser does to a graph, the images show it."""
+
+    def broken(model, images, preprocess, out, **_):
+        graph = onnx.load(model)
+        for tensor in graph.graph.initializer:
+            if len(tensor.dims) == 4:
+                values = onnx.numpy_helper.to_array(tensor)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(np.roll(values, 1), tensor.name))
+        onnx.save(graph, out)
+        return Int8Report(("all",), (), len(images), "percentile", ())
+
+    monkeypatch.setattr(pipeline, "quantise", broken)
+    with pytest.raises(ExportError, match=r"the INT8 graph is refused: .* the limit is at most .*at least 500"):
+        export(tiny_encoder("resnet"), tmp_path, int8=True, calibration=GREY)
+    assert nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize(("max_batch", "batches"), [(5, [1, 2, 5]), (2, [1, 2]), (1, [1, 2])])
+def test_fp32_is_compared_on_pictures_and_noise_at_three_batch_sizes(max_batch, batches, tmp_path, monkeypatch):
+    seen = []
+
+    def refuse(path, module, images, batches, **_):
+        seen.append((list(images), batches))
+        raise ExportError("seen enough")
+
+    monkeypatch.setattr(pipeline, "fp32_parity", refuse)
+    with pytest.raises(ExportError, match="seen enough"):
+        export(tiny_encoder("resnet"), tmp_path, max_batch=max_batch)
+    ((images, found),) = seen
+    assert found == batches
+    pictures = [image for image in images if is_picture(image)]
+    assert len(pictures) == 8 and len(images) == 12
