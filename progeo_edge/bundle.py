@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+ENGINES_FOLDER = "engines"
+"""Folder within a bundle for what a device builds of it."""
 
 Precision = Literal["fp32", "fp16", "int8"]
 
@@ -49,6 +51,8 @@ def _relative_inside(name: str) -> str:
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in name or "\0" in name:
         raise ValueError("a file of a bundle must be named by a relative path inside it")
+    if parts[0] == ENGINES_FOLDER:
+        raise ValueError("engines are built and proven on the device that runs them; a bundle cannot bring any")
     return name
 
 

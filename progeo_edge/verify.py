@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from progeo_edge.bundle import MANIFEST_NAME, Manifest, Precision, read_manifest
 from progeo_edge.encoders.backends import Backend, active_backend, check_choice, open_model
 from progeo_edge.encoders.descriptor_rows import DescriptorError
-from progeo_edge.encoders.golden import DEFAULT_TOLERANCES, Golden, GoldenError, measure_golden, read_golden
+from progeo_edge.encoders.golden import Golden, GoldenError, accuracy_limits, measure_golden, read_golden
 from progeo_edge.encoders.onnx import OnnxEncoder
 from progeo_edge.encoders.tensorrt import TensorRTEncoder
 from progeo_edge.errors import ModelError
 from progeo_edge.graph_file import check_file
-from progeo_edge.types import Image
 
 FIGURES: dict[str, str] = {
     "min_cosine": "smallest cosine between a descriptor and the stored one",
@@ -32,7 +31,6 @@ FIGURES: dict[str, str] = {
 }
 """Name to meaning of what a verification measures, in the order in which it is shown."""
 
-_ACCURACY = ("min_cosine", "interplace_loss_mean", "interplace_loss_max")
 _ALWAYS = {"rank_changes": 0.0, "nan_count": 0.0, "max_norm_error": 1e-3}
 """Limits where the manifest states none."""
 
@@ -119,13 +117,6 @@ class Verdict:
         }
 
 
-@runtime_checkable
-class _GivesRawDescriptors(Protocol):
-    """An encoder that also tells what the graph gives before it is checked and scaled."""
-
-    def raw_descriptors(self, images: Sequence[Image]) -> NDArray[np.float32]: ...
-
-
 def verify_bundle(path: str | Path, *, backend: Backend = "auto", precision: Precision | None = None) -> Verdict:
     """Compare every file of a bundle with its hash, then what a backend of this device gives with what is stored.
 
@@ -144,8 +135,6 @@ def verify_bundle(path: str | Path, *, backend: Backend = "auto", precision: Pre
     if problems:
         return _verdict(folder, manifest, problems=problems)
     golden = read_golden(folder, manifest)
-    if len(golden.images) < 2:
-        raise ModelError(f"bundle {folder} holds one golden image, two are needed for a distance; export it again")
     try:
         encoder = open_model(folder, backend, precision)
     except (GoldenError, DescriptorError) as error:
@@ -212,20 +201,13 @@ def _run(folder: Path, manifest: Manifest, golden: Golden, encoder: OnnxEncoder 
 
 
 def _measure(golden: Golden, encoder: OnnxEncoder | TensorRTEncoder, precision: Precision) -> dict[str, float]:
-    images = list(golden.images)
-    if isinstance(encoder, _GivesRawDescriptors):
-        found = encoder.raw_descriptors(images)
-        figures = measure_golden(golden.descriptors, found)
-    else:
-        found = encoder.encode(images)
-        figures = measure_golden(golden.descriptors, found)
-        del figures["max_norm_error"]  # the encoder has scaled the rows
+    found = encoder.raw_descriptors(list(golden.images))
     stored = _cosines(golden.descriptors)
     distance = 1.0 - float(stored[~np.eye(len(stored), dtype=bool)].mean())
     with np.errstate(invalid="ignore"):
         difference = float(np.max(np.abs(golden.descriptors.astype(np.float64) - found)))
     return {
-        **figures,
+        **measure_golden(golden.descriptors, found),
         "max_abs_difference": difference,
         "nan_count": float(np.count_nonzero(~np.isfinite(found))),
         "rank_changes": float(count_rank_changes(golden.descriptors, found, _TIES[precision] * distance)),
@@ -233,10 +215,8 @@ def _measure(golden: Golden, encoder: OnnxEncoder | TensorRTEncoder, precision: 
 
 
 def _judge(values: Mapping[str, float], manifest: Manifest, precision: Precision) -> tuple[Figure, ...]:
-    stated = manifest.tolerances.get(precision, {})
-    accuracy = {} if any(name in stated for name in _ACCURACY) else DEFAULT_TOLERANCES[precision]
-    bounds = {**_ALWAYS, **accuracy, **stated}
-    return tuple(Figure(name, values[name], bounds.get(name)) for name in FIGURES if name in values)
+    bounds = {**_ALWAYS, **accuracy_limits(manifest, precision)}
+    return tuple(Figure(name, values[name], bounds.get(name)) for name in FIGURES)
 
 
 def _sentence(figure: Figure) -> str:

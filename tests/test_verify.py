@@ -1,14 +1,15 @@
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
 import pytest
 
-from progeo_edge.bundle import Precision
+from progeo_edge.bundle import MANIFEST_NAME, Precision, Preprocess
 from progeo_edge.encoders.onnx import OnnxEncoder
 from progeo_edge.encoders.tensorrt import TensorRTEncoder
 from progeo_edge.errors import ModelError
@@ -16,7 +17,16 @@ from progeo_edge.graph_file import file_sha256
 from progeo_edge.verify import FIGURES, Verdict, count_rank_changes, verify_bundle
 from tests.encoders.tensorrt_bundle import run_graph, write_golden, write_golden_bundle
 from tests.encoders.trt_fixtures import Machine, make_machine, open_and_close, plans
-from tests.tiny_encoder import edit_manifest, replace_graph, tiny_graph, write_tiny_bundle, write_tiny_foreign
+from tests.tiny_encoder import (
+    FOREIGN_PREPROCESS,
+    HEIGHT_PX,
+    WIDTH_PX,
+    edit_manifest,
+    replace_graph,
+    tiny_graph,
+    write_tiny_bundle,
+    write_tiny_foreign,
+)
 
 
 @pytest.fixture
@@ -178,6 +188,44 @@ def test_rows_that_are_not_of_unit_norm(bundle: Path):
     assert values(verdict)["max_norm_error"] == pytest.approx(0.5, abs=1e-5)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_rows_of_an_engine_that_are_not_of_unit_norm(precision: Precision, machine: Machine, bundle: Path):
+    """The runtime scales rows, so only the engine's own output shows it."""
+    graph = bundle / ("model.onnx" if precision == "fp32" else "model.fp16.onnx")
+    model = onnx.load(graph)
+    model.graph.node[-1].output[0] = "unit"
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1.5), "factor"))
+    model.graph.node.append(onnx.helper.make_node("Mul", ["unit", "factor"], ["descriptor"]))
+    onnx.save(model, graph)
+    edit_manifest(bundle, lambda manifest: manifest["files"].update({graph.name: file_sha256(graph)}))
+    verdict = verify_bundle(bundle, backend="tensorrt", precision=precision)
+    assert verdict.backend is not None and verdict.backend.startswith("TensorRT")
+    assert failed(verdict) == {"max_norm_error"}
+    assert values(verdict)["max_norm_error"] == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "edit", [{"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}, {"mean": None, "std": None}, {"color": "bgr"}]
+)
+@pytest.mark.parametrize("backend", ["onnx", "tensorrt"])
+def test_wrong_statistics_with_their_hash_stated(
+    edit: dict[str, Any], backend: Literal["onnx", "tensorrt"], machine: Machine, tmp_path: Path
+):
+    """An edited preprocessing is refused by its hash; one whose hash was made to fit is seen by the golden images."""
+    bundle = write_tiny_bundle(tmp_path / "float", preprocess=FOREIGN_PREPROCESS, dtype="float32")
+    images = np.random.default_rng(1).integers(0, 256, (3, HEIGHT_PX, WIDTH_PX, 3), dtype=np.uint8)
+    write_golden(bundle, images, OnnxEncoder(bundle, threads=1).encode(list(images)))
+    assert verify_bundle(bundle, backend=backend).ok
+    edit_manifest(bundle, lambda manifest: manifest["preprocess"].update(edit))
+    with pytest.raises(ModelError, match=r"preprocess_hash is .* export the bundle again instead of editing it"):
+        verify_bundle(bundle, backend=backend)
+    stated = json.loads((bundle / MANIFEST_NAME).read_text())["preprocess"]
+    other = Preprocess.model_validate_json(json.dumps(stated))
+    edit_manifest(bundle, lambda manifest: manifest.update(preprocess_hash=other.hash))
+    verdict = verify_bundle(bundle, backend=backend)
+    assert not verdict.ok and "min_cosine" in verdict.problems[0]
+
+
 def test_rank_changes_by_hand():
     stored = np.array([[1, 0], [0.8, 0.6], [0.6, 0.8], [0, 1]], np.float32)
     assert count_rank_changes(stored, stored, 0.0) == 0
@@ -189,6 +237,27 @@ def test_rank_changes_by_hand():
     broken = stored.copy()
     broken[3] = np.nan
     assert count_rank_changes(stored, broken, 0.5) == 4
+
+
+@pytest.mark.parametrize(
+    ("precision", "distance", "changes"),
+    [("fp32", 3e-3, 3), ("fp32", 1.5e-3, 1), ("fp32", 9e-4, 0), ("fp16", 3e-2, 3), ("fp16", 9e-3, 0)],
+)
+def test_how_near_neighbours_may_be_to_change_places(
+    precision: Precision, distance: float, changes: int, bundle: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Two neighbours change places; one image sees them at twice `distance`, as a share of the mean distance."""
+    images, _ = golden_of(bundle)
+    mean = 0.5
+    cosines = np.full((3, 3), 1 - mean) + np.eye(3) * mean
+    cosines[0, 1] = cosines[1, 0] = 1 - mean + distance * mean
+    cosines[0, 2] = cosines[2, 0] = 1 - mean - distance * mean
+    stored = np.zeros((3, 32), np.float32)
+    stored[:, :3] = np.linalg.cholesky(cosines)
+    write_golden(bundle, images, stored)
+    monkeypatch.setattr(OnnxEncoder, "raw_descriptors", lambda encoder, images: stored[[0, 2, 1]])
+    verdict = verify_bundle(bundle, backend="onnx", precision=precision)
+    assert values(verdict)["rank_changes"] == changes
 
 
 def test_tensorrt_builds_and_is_named(machine: Machine, bundle: Path):
@@ -262,7 +331,7 @@ def pickled(folder: Path) -> Path:
         (write_plain, r"has no manifest\.json, so it is no bundle"),
         (without_golden, "has no golden images to compare with"),
         (write_tiny_bundle, r"golden images .* cannot be read: .*descriptors"),
-        (one_image, "one golden image, two are needed"),
+        (one_image, "are 1, two are needed"),
         (pickled, r"cannot be read: Object arrays cannot be loaded when allow_pickle=False"),
     ],
 )

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from progeo_edge import atomic
+from progeo_edge.bundle import ENGINES_FOLDER
 
 _log = logging.getLogger(__name__)
 
-FOLDER_NAME = "engines"
 _FORMAT = 1
 _POLL_S = 0.2
 
@@ -51,7 +51,7 @@ class EngineCache:
     """
 
     def __init__(self, bundle: Path) -> None:
-        own, users = bundle / FOLDER_NAME, user_cache_folder() / FOLDER_NAME
+        own, users = bundle / ENGINES_FOLDER, user_cache_folder() / ENGINES_FOLDER
         self._folders = [own, users]
         self.folder = next((folder for folder in self._folders if _is_writable(folder)), None)
         if self.folder is None:
@@ -75,6 +75,17 @@ class EngineCache:
             self.remove(key, problem)
         return None
 
+    def why_none(self, key: EngineKey) -> str:
+        """Why there is no engine of `key`, for people: after an update there may be one of the version before."""
+        for sidecar in (path for folder in self._folders for path in sorted(folder.glob("*.json"))):
+            kept = _stated_key(sidecar)
+            if kept.get("onnx_sha256") != key.fields.get("onnx_sha256") or kept == key.fields:
+                continue
+            maker = f"TensorRT {kept.get('tensorrt')} on {kept.get('device')}"
+            same_maker = all(kept.get(name) == key.fields.get(name) for name in ("tensorrt", "device"))
+            return "there is only one with other options" if same_maker else f"there is only one by {maker}"
+        return "there is none"
+
     def store(self, key: EngineKey, plan: bytes, record: Mapping[str, Any]) -> Path | None:
         """Write a checked plan and its sidecar, each wholly or not at all, and return the plan's path.
 
@@ -91,9 +102,8 @@ class EngineCache:
         path = self.folder / f"{key.name}.plan"
         sidecar = {"key": key.fields, "plan_sha256": hashlib.sha256(plan).hexdigest(), "record": dict(record)}
         try:
-            path.with_suffix(".json").unlink(missing_ok=True)
             atomic.write_bytes(path, plan)
-            # Last: until it is there, the plan does not count.
+            # Last: until it states this plan's hash, the plan does not count.
             atomic.write_text(path.with_suffix(".json"), json.dumps(sidecar, indent=2, sort_keys=True) + "\n")
         except OSError as error:
             _log.warning("engine %s cannot be kept: %s; it will be built again at the next start", path, error)
@@ -175,6 +185,16 @@ def _check(plan: bytes, sidecar: Path, key: EngineKey) -> str | None:
     if values.get("plan_sha256") != hashlib.sha256(plan).hexdigest():
         return f"it was truncated or altered: its content is not the one that {sidecar.name} states"
     return None
+
+
+def _stated_key(sidecar: Path) -> dict[str, Any]:
+    """The key in a sidecar; empty where it cannot be read."""
+    try:
+        values = json.loads(sidecar.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    key = values.get("key") if isinstance(values, dict) else None
+    return key if isinstance(key, dict) else {}
 
 
 def _is_writable(folder: Path) -> bool:

@@ -92,6 +92,7 @@ class EngineSession:
         Raises:
             ModelError: TensorRT or CUDA failed, or the session was closed.
         """
+        stream = self._open_stream()
         source, result = self._buffers
         count = len(batch)
         if batch.shape[1:] != source.host.shape[1:] or not 1 <= count <= len(source.host):
@@ -102,10 +103,10 @@ class EngineSession:
         with self._gpu.current(), captured() as lines:
             source.host[:count] = batch
             if count in self._graphs:
-                self._graphs[count].launch(self._open_stream())
+                self._graphs[count].launch(stream)
             else:
                 self._enqueue(batch.shape, lines)
-            self._open_stream().synchronize()
+            stream.synchronize()
             rows = np.array(result.host[:count])
             if self._use_graphs and count not in self._graphs:
                 self._record(batch.shape, lines)
@@ -177,9 +178,11 @@ class EngineSession:
     def _record(self, shape: tuple[int, ...], lines: LogLines) -> None:
         """Record the work for this batch size after it has run once; without a graph it only runs slower."""
         try:
-            self._graphs[shape[0]] = capture(self._open_stream(), lambda: self._enqueue(shape, lines))
+            with self._gpu.current():  # names CUDA's errors, too
+                self._graphs[shape[0]] = capture(self._open_stream(), lambda: self._enqueue(shape, lines))
         except ModelError as error:
-            _log.warning("no CUDA graph: %s; every call is launched one by one instead", error)
+            # As text: a handler that keeps the error would keep the frames behind it, and with them CUDA's objects.
+            _log.warning("no CUDA graph: %s; every call is launched one by one instead", str(error))
             self._use_graphs = False
 
     def _open_stream(self) -> Stream:

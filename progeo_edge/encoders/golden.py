@@ -19,7 +19,10 @@ DEFAULT_TOLERANCES: dict[Precision, dict[str, float]] = {
     "fp16": {"interplace_loss_mean": 0.02, "interplace_loss_max": 0.10},
     "int8": {"interplace_loss_mean": 0.15, "interplace_loss_max": 0.50},
 }
-"""Used for a precision to which the manifest states no limit that a golden run can measure."""
+"""Used for a precision whose limits in the manifest say nothing of `ACCURACY`."""
+
+ACCURACY = ("min_cosine", "interplace_loss_mean", "interplace_loss_max")
+"""Figures without a limit on one of which wrong descriptors would pass."""
 
 
 class GoldenError(ModelError):
@@ -68,10 +71,15 @@ def _check_shapes(images: NDArray[Any], descriptors: NDArray[Any], manifest: Man
     spec = manifest.preprocess
     expected = (len(descriptors), spec.height_px, spec.width_px, 3)
     shapes_fit = images.shape == expected and descriptors.shape == (len(images), manifest.dimension)
-    if not shapes_fit or images.dtype != np.uint8 or descriptors.dtype != np.float32 or not len(images):
+    if not shapes_fit or images.dtype != np.uint8 or descriptors.dtype != np.float32:
         raise ModelError(
             f"golden images {path} hold {images.shape} {images.dtype} and {descriptors.shape} {descriptors.dtype}; "
             f"expected (N, {', '.join(map(str, expected[1:]))}) uint8 and (N, {manifest.dimension}) float32"
+        )
+    if len(images) < 2:
+        raise ModelError(
+            f"golden images {path} are {len(images)}, two are needed for a distance between places; export the bundle "
+            "again"
         )
 
 
@@ -79,33 +87,40 @@ def measure_golden(reference: NDArray[np.float32], found: NDArray[np.float32]) -
     """Compare descriptors of the golden images with those in the bundle.
 
     Args:
-        reference: (N, D) float32 unit rows of the FP32 model.
+        reference: (N, D) float32 unit rows of the FP32 model, N at least 2.
         found: (N, D) float32 of the backend that is judged, unit rows or NaN.
 
     Returns:
-        min_cosine, max_norm_error, and for N > 1 interplace_loss_mean and interplace_loss_max: (1 - cosine) / (1 - mean
-        cosine between the golden images), the share of the distance between places that is lost. NaN where a
-        descriptor is not finite.
+        min_cosine, max_norm_error, interplace_loss_mean and interplace_loss_max: (1 - cosine) / (1 - mean cosine
+        between the golden images), the share of the distance between places that is lost. NaN where a descriptor is
+        not finite.
     """
     exact, other = reference.astype(np.float64), found.astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         norms = np.linalg.norm(other, axis=1)
         cosines = np.sum(exact * other, axis=1) / (norms * np.linalg.norm(exact, axis=1))
-        figures = {"min_cosine": float(np.min(cosines)), "max_norm_error": float(np.max(np.abs(norms - 1.0)))}
-        if len(exact) > 1:
-            between = (exact @ exact.T)[~np.eye(len(exact), dtype=bool)].mean()
-            losses = np.maximum(1.0 - cosines, 0.0) / max(1.0 - between, 1e-12)
-            figures |= {"interplace_loss_mean": float(losses.mean()), "interplace_loss_max": float(losses.max())}
-    return figures
+        between = (exact @ exact.T)[~np.eye(len(exact), dtype=bool)].mean()
+        losses = (1.0 - cosines) / max(1.0 - between, 1e-12)
+        return {
+            "min_cosine": float(np.min(cosines)),
+            "max_norm_error": float(np.max(np.abs(norms - 1.0))),
+            "interplace_loss_mean": float(losses.mean()),
+            "interplace_loss_max": float(losses.max()),
+        }
+
+
+def accuracy_limits(manifest: Manifest, precision: Precision) -> dict[str, float]:
+    """The manifest's limits of a precision; `DEFAULT_TOLERANCES` with them where they leave accuracy open."""
+    stated = manifest.tolerances.get(precision, {})
+    return dict(stated) if any(name in stated for name in ACCURACY) else {**DEFAULT_TOLERANCES[precision], **stated}
 
 
 def find_disagreement(figures: dict[str, float], manifest: Manifest, precision: Precision) -> str | None:
     """The limits that figures of a golden run break, in one sentence; None when they keep them all."""
-    stated = manifest.tolerances.get(precision, {})
-    limits = {name: bound for name, bound in stated.items() if name in figures}
-    limits = limits or {name: bound for name, bound in DEFAULT_TOLERANCES[precision].items() if name in figures}
     broken = []
-    for name, bound in limits.items():
+    for name, bound in accuracy_limits(manifest, precision).items():
+        if name not in figures:
+            continue  # of the export alone, such as recall
         at_least = name.startswith(_AT_LEAST)
         if not (figures[name] >= bound if at_least else figures[name] <= bound):  # also when it is NaN
             side = "at least" if at_least else "at most"

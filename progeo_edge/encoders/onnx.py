@@ -77,6 +77,8 @@ class OnnxEncoder:
         wanted = _choose_providers(providers, runtime.get_available_providers())
         session = _open_session(runtime, graph.path, scan, wanted, threads)
         _report_providers(wanted, session.get_providers(), runtime.get_available_providers(), providers)
+        if scan.has_half and session.get_providers()[0] == _CPU:
+            _log.info("on the CPU half precision is computed in FP32: no faster, and no proof of a half engine")
         self._path = graph.path
         self._precision = graph.precision
         self._preprocess = graph.preprocess

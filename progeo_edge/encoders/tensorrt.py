@@ -89,12 +89,10 @@ class TensorRTEncoder:
         workshop = _Workshop(folder, self._manifest, open_gpu(gpu_index), options, zero_copy, cuda_graph, progress)
         wanted = precision or _first_choice(self._manifest)
         tried = (wanted, *_FALLBACKS[wanted]) if allow_fallback else (wanted,)
-        session, self._precision = workshop.open_first(tried, build)
+        session, self._precision, fingerprint = workshop.open_first(tried, build)
         self._max_batch = options.max_batch
         self._session = session
-        self._spec = ModelSpec(
-            self._manifest.name, self._manifest.dimension, _fingerprint(folder, self._manifest, self._precision)
-        )
+        self._spec = ModelSpec(self._manifest.name, self._manifest.dimension, fingerprint)
         self._lock = threading.Lock()
         self._free = weakref.finalize(self, session.close)
 
@@ -115,15 +113,18 @@ class TensorRTEncoder:
             InputError: an image of another shape or type.
             ModelError: TensorRT or CUDA fails, or a descriptor is NaN or zero; the encoder was closed.
         """
-        rows = np.empty((len(images), self._spec.dimension), dtype=np.float32)
+        return unit_rows(self.raw_descriptors(images), self._path)
+
+    def raw_descriptors(self, images: Sequence[Image]) -> NDArray[np.float32]:
+        """As `encode`, but what the engine gives as it is: neither checked nor scaled, so it may hold NaN."""
+        rows = np.empty((len(images), self._manifest.dimension), dtype=np.float32)
         for start in range(0, len(images), self._max_batch):
             chunk = images[start : start + self._max_batch]
             batch = to_model_input(chunk, self._manifest.preprocess)
             with self._lock:
                 if not self._session.is_open:
                     raise ModelError(f"encoder of {self._path} was closed; open it again with load_encoder")
-                output = self._session.run(batch)
-            rows[start : start + len(chunk)] = unit_rows(output, self._path)
+                rows[start : start + len(chunk)] = self._session.run(batch)
         return rows
 
     def close(self) -> None:
@@ -161,43 +162,54 @@ class _Workshop:
         if zero_copy and not gpu.integrated:
             _log.warning("zero_copy on %s, which has its own memory: every access crosses the bus", gpu.name)
 
-    def open_first(self, precisions: Sequence[Precision], build: bool) -> tuple[EngineSession, Precision]:
-        """The engine of the first precision that works; a failure is an error unless another may be tried."""
+    def open_first(self, precisions: Sequence[Precision], build: bool) -> tuple[EngineSession, Precision, str]:
+        """The engine of the first precision that works, and its model's fingerprint.
+
+        A failure is an error unless another precision may be tried.
+        """
         for precision, following in zip(precisions, [*precisions[1:], None], strict=True):
             try:
-                return self._open(precision, build), precision
+                session, fingerprint = self._open(precision, build)
+                return session, precision, fingerprint
             except ModelError as error:
                 if following is None:
                     raise
-                _log.warning("%s is not used: %s; trying %s, as was allowed", precision, error, following)
+                _log.warning("%s is not used: %s; trying %s, as was allowed", precision, str(error), following)
         raise AssertionError("at least one precision is asked for")
 
-    def _open(self, precision: Precision, build: bool) -> EngineSession:
+    def _open(self, precision: Precision, build: bool) -> tuple[EngineSession, str]:
         recipe = choose_recipe(self._trt, self._manifest, precision, self._folder)
         graph = open_graph(self._folder, recipe.graph_precision)
-        key = self._key(graph, recipe)
+        external = check_external_files(graph, scan_graph(graph.path))
+        # Before the engine, which may take minutes: this reads files that may be damaged.
+        fingerprint = graph_fingerprint(graph, external, self._manifest.output_name)
+        key = self._key(graph, external, recipe)
         with self._cache.lock(key):
-            reason = "there is none"
-            plan = self._cache.load(key)
-            if plan is not None:
-                try:
-                    return self._open_checked(plan, precision)[0]
-                except (PlanError, GoldenError) as error:
-                    reason = str(error)
-                    self._cache.remove(key, reason)
-            if not build:
-                raise ModelError(
-                    f"no usable {precision} engine of {self._folder} for TensorRT {self._trt.__version__} on "
-                    f"{self._gpu.name}: {reason}; build it with: progeo-export {self._folder}"
-                    + ("" if precision == "fp32" else f" --{precision}")
-                )
-            return self._build(graph, recipe, key)
+            return self._load_or_build(graph, recipe, key, build), fingerprint
 
-    def _key(self, graph: Graph, recipe: Recipe) -> EngineKey:
+    def _load_or_build(self, graph: Graph, recipe: Recipe, key: EngineKey, build: bool) -> EngineSession:
+        plan = self._cache.load(key)
+        if plan is None:
+            reason = self._cache.why_none(key)
+        else:
+            try:
+                return self._open_checked(plan, recipe.precision)[0]
+            except (PlanError, GoldenError) as error:
+                reason = str(error)
+                self._cache.remove(key, reason)
+        if build:
+            return self._build(graph, recipe, key)
+        raise ModelError(
+            f"no usable {recipe.precision} engine of {self._folder} for TensorRT {self._trt.__version__} on "
+            f"{self._gpu.name}: {reason}; build it with: progeo-export {self._folder}"
+            + ("" if recipe.precision == "fp32" else f" --{recipe.precision}")
+        )
+
+    def _key(self, graph: Graph, external: Sequence[str], recipe: Recipe) -> EngineKey:
         return EngineKey(
             {
                 "onnx_sha256": graph.sha256,
-                "external_sha256": check_external_files(graph, scan_graph(graph.path)),
+                "external_sha256": list(external),
                 "tensorrt": str(self._trt.__version__),
                 "compute_capability": list(self._gpu.compute_capability),
                 "device": self._gpu.name,
@@ -271,11 +283,6 @@ class _Workshop:
 
 def _first_choice(manifest: Manifest) -> Precision:
     return next(item for item in _PREFERENCE if item in manifest.graphs)
-
-
-def _fingerprint(folder: Path, manifest: Manifest, precision: Precision) -> str:
-    graph = open_graph(folder, precision if precision in manifest.graphs else "fp32")
-    return graph_fingerprint(graph, check_external_files(graph, scan_graph(graph.path)), manifest.output_name)
 
 
 def _check_options(options: BuildOptions) -> None:

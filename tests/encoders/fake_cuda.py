@@ -40,7 +40,7 @@ class FakeCuda:
     Attributes:
         live: Number of objects of each kind that are not freed.
         memory_bytes: Device memory in all.
-        fail_at: Names of driver calls that raise.
+        fail_at: Names of driver calls that raise; "a copy while recording" raises only while a graph is recorded.
     """
 
     def __init__(self) -> None:
@@ -219,6 +219,8 @@ def driver_of(state: FakeCuda) -> ModuleType:
 
     def memcpy_htod_async(dest: DeviceAllocation, src: np.ndarray[Any, Any], stream: _StreamHandle) -> None:
         state.need_context("cuMemcpyHtoDAsync")
+        if stream._stream.recorded is not None and "a copy while recording" in state.fail_at:
+            raise LogicError("cuMemcpyHtoDAsync failed: operation not permitted when stream is capturing")
         stream._stream.put(lambda: _copy(state, int(dest), src.ctypes.data, src.nbytes))
 
     def memcpy_dtoh_async(dest: np.ndarray[Any, Any], src: DeviceAllocation, stream: _StreamHandle) -> None:
@@ -258,14 +260,18 @@ class FakeLibcuda:
 
     def cuStreamEndCapture(self, stream: Any, graph: Any) -> int:
         found = self._state.streams[stream.value]
-        assert found.recorded is not None
+        recorded, found.recorded = found.recorded, None
+        assert recorded is not None
+        if "cuStreamEndCapture" in self._state.fail_at:
+            return 900
         self._state.count("graph", 1)
         graph._obj.value = next(self._state.handles)
-        self._state.graphs[graph._obj.value] = found.recorded
-        found.recorded = None
-        return 900 if "cuStreamEndCapture" in self._state.fail_at else 0
+        self._state.graphs[graph._obj.value] = recorded
+        return 0
 
     def cuGraphInstantiateWithFlags(self, executable: Any, graph: Any, flags: Any) -> int:
+        if "cuGraphInstantiateWithFlags" in self._state.fail_at:
+            return 2
         executable._obj.value = next(self._state.handles)
         self._state.graphs[executable._obj.value] = self._state.graphs[graph.value]
         self._state.count("executable graph", 1)

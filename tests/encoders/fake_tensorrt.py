@@ -280,6 +280,7 @@ def make(state: FakeTensorRT) -> ModuleType:
             return ITimingCache(serialized_timing_cache[len(start) :])
 
         def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
+            assert not ignore_mismatch, "measurements of another GPU would be taken for this one's"
             if fails(self.logger, "set_timing_cache"):
                 return False
             self._cache = cache
@@ -324,7 +325,7 @@ def make(state: FakeTensorRT) -> ModuleType:
                 "capability": list(state.cuda.capability),
                 "typed": network.typed,
                 "flags": sorted(names),
-                "held": [layer.name for layer in network._layers if getattr(layer, "precision", None) is not None],
+                "held": [layer.name for layer in network._layers if _is_held_in_fp32(layer, trt.DataType.FLOAT)],
                 "workspace": config.pools[trt.MemoryPoolType.WORKSPACE],
                 "level": config.builder_optimization_level,
                 "error": state.miscompile,
@@ -456,6 +457,12 @@ def make(state: FakeTensorRT) -> ModuleType:
     if state.major >= 10:
         trt.IProgressMonitor = _progress_monitor()
     return trt  # type: ignore[no-any-return]
+
+
+def _is_held_in_fp32(layer: Any, kind: Any) -> bool:
+    """A layer computes and gives FP32 only when both are asked for."""
+    types = dict.fromkeys(range(layer.num_outputs), kind)
+    return bool(getattr(layer, "precision", None) == kind and layer._types == types)
 
 
 def _progress_monitor() -> Any:

@@ -93,7 +93,7 @@ def test_auto_leaves_an_engine_of_another_version_and_a_damaged_one(
     open_and_close(bundle)
     machine.install("10.13.3.9")
     assert kind_of(load_encoder(bundle)) is OnnxEncoder
-    assert "for TensorRT 10.13.3.9" in said.text
+    assert "for TensorRT 10.13.3.9 on Fake Orin: there is only one by TensorRT 10.3.0 on Fake Orin; build" in said.text
     machine.install("10.3.0")
     plan = plans(bundle)[0]
     plan.write_bytes(plan.read_bytes()[:-1])
@@ -122,6 +122,10 @@ def test_a_named_onnx_runtime_leaves_tensorrt_alone(machine: Machine, bundle: Pa
     encoder = load_encoder(bundle, backend="onnx", precision="fp16")
     assert isinstance(encoder, OnnxEncoder) and encoder.precision == "fp16"
     assert "TensorRT is not used" not in said.text
+    assert "on the CPU half precision is computed in FP32: no faster, and no proof of a half engine" in said.text
+    said.clear()
+    load_encoder(bundle, backend="onnx", precision="fp32")
+    assert "half precision" not in said.text
 
 
 def test_every_exact_backend_is_one_model(machine: Machine, bundle: Path):

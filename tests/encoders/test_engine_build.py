@@ -4,13 +4,16 @@ import logging
 import re
 import time
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from progeo_edge.bundle import Precision
+from progeo_edge.bundle import Precision, read_manifest
 from progeo_edge.encoders import build_progress
 from progeo_edge.encoders.build_progress import BuildProgress
+from progeo_edge.encoders.engine_build import choose_recipe
 from progeo_edge.encoders.known_bad import parse_version, reasons_against
 from progeo_edge.encoders.tensorrt import TensorRTEncoder
 from progeo_edge.errors import ModelError
@@ -69,6 +72,17 @@ def test_half_without_a_typed_graph_is_an_error_not_a_silent_fp32(version: str, 
     assert machine.trt.builds[0]["typed"], "nothing was asked for, so FP32 is no surprise"
 
 
+def test_half_without_a_flag_and_without_typing_is_an_error(bundle: Path):
+    """No version known today; one that lost the flag must not build FP32 in silence."""
+    trt: Any = ModuleType("tensorrt")
+    trt.__version__ = "9.9"
+    trt.NetworkDefinitionCreationFlag = SimpleNamespace(EXPLICIT_BATCH=0)
+    trt.BuilderFlag = SimpleNamespace(TF32=0)
+    with pytest.raises(ModelError, match=r"TensorRT 9\.9 has neither strongly typed networks nor a flag for half"):
+        choose_recipe(trt, read_manifest(bundle), "fp16", bundle)
+    assert choose_recipe(trt, read_manifest(bundle), "fp32", bundle).flags == ()
+
+
 def test_half_on_8_needs_the_fp32_graph(machine: Machine, tmp_path: Path):
     machine.install("8.6.1")
     folder = write_golden_bundle(tmp_path / "half", precisions=("fp16",))
@@ -103,6 +117,8 @@ def test_islands_that_are_not_there(machine: Machine, tmp_path: Path, caplog: py
     some = write_golden_bundle(tmp_path / "some", name_nodes=True, manifest={"islands": ["head/a", HEAD[0]]})
     open_and_close(some)
     assert "1 of the 2 nodes are not in the network" in caplog.text
+    open_and_close(write_golden_bundle(tmp_path / "unnamed"))
+    assert "of the nodes that should stay in FP32, none is named; the golden images decide" in caplog.text
 
 
 def test_workspace_and_effort(machine: Machine, bundle: Path):
@@ -125,6 +141,15 @@ def test_a_graph_of_a_fixed_batch_or_other_names_is_refused(machine: Machine, tm
     other = write_golden_bundle(tmp_path / "other", precisions=("fp32",), manifest={"output_name": "vector"})
     with pytest.raises(ModelError, match="the manifest says input 'image' and output 'vector'"):
         TensorRTEncoder(other)
+
+
+def test_an_engine_of_another_dimension_is_refused(machine: Machine, tmp_path: Path):
+    """Its rows would be written behind the buffer."""
+    folder = write_golden_bundle(tmp_path / "longer", precisions=("fp32",))
+    replace_graph(folder, tiny_graph(dimension=33))
+    with pytest.raises(ModelError, match="the engine gives 33 values per image, the manifest says 32"):
+        TensorRTEncoder(folder)
+    machine.assert_all_freed()
 
 
 def test_two_outputs(machine: Machine, tmp_path: Path):

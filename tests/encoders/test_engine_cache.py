@@ -20,6 +20,7 @@ from progeo_edge.encoders.tensorrt import TensorRTEncoder
 from progeo_edge.errors import ModelError
 from tests.encoders.tensorrt_bundle import write_golden_bundle
 from tests.encoders.trt_fixtures import Machine, make_machine, open_and_close, plans
+from tests.tiny_encoder import edit_manifest
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,10 +62,54 @@ def test_everything_that_changes_an_engine_is_in_its_key(machine: Machine, bundl
     assert len(plans(bundle)) == 7
 
 
+def test_what_flags_and_islands_make_of_one_graph_is_in_the_key(machine: Machine, tmp_path: Path):
+    """Before strong typing, FP32 and FP16 engines come from the same file."""
+    machine.install("8.6.1")
+    bundle = write_golden_bundle(tmp_path / "named", name_nodes=True, manifest={"islands": ["node/norm"]})
+    open_and_close(bundle, precision="fp32")
+    open_and_close(bundle, precision="fp16")
+    edit_manifest(bundle, lambda values: values.update(islands=["node/norm", "node/projected"]))
+    open_and_close(bundle, precision="fp16")
+    assert len(plans(bundle)) == len(machine.trt.builds) == 3
+
+
+def test_external_tensors_are_in_the_key(machine: Machine, tmp_path: Path):
+    bundle = write_golden_bundle(tmp_path / "external", precisions=("fp32",), external_data=True)
+    open_and_close(bundle)
+    weights = bundle / "weights.bin"
+    data = bytearray(weights.read_bytes())
+    data[0] ^= 1  # the last digit of one weight
+    weights.write_bytes(data)
+    edit_manifest(bundle, lambda values: values["files"].update({"weights.bin": hashlib.sha256(data).hexdigest()}))
+    open_and_close(bundle)
+    assert len(machine.trt.builds) == 2
+
+
 def test_without_leave_to_build_it_says_how(machine: Machine, bundle: Path):
     with pytest.raises(ModelError, match=r"no usable fp16 engine .*: there is none; .* progeo-export .* --fp16"):
         TensorRTEncoder(bundle, None, False)
     assert not machine.trt.builds
+
+
+def test_engines_of_others_explain_why_there_is_none(machine: Machine, bundle: Path, tmp_path: Path):
+    open_and_close(bundle, precision="fp32", max_batch=4)
+    with pytest.raises(ModelError, match=r"no usable fp16 engine .*: there is none; build"):
+        TensorRTEncoder(bundle, "fp16", build=False)  # that engine is of another graph
+    with pytest.raises(ModelError, match=r"no usable fp32 engine .*: there is only one with other options; build"):
+        TensorRTEncoder(bundle, "fp32", build=False)
+    whole = plans(bundle)[0].read_bytes()
+    plans(bundle)[0].unlink()
+    with pytest.raises(ModelError, match=r"no usable fp32 engine .*: there is none; build"):
+        TensorRTEncoder(bundle, "fp32", build=False, max_batch=4)  # its own sidecar explains nothing
+    next((bundle / "engines").glob("*.json")).with_suffix(".plan").write_bytes(whole)
+    machine.cuda.name = "Fake Thor"
+    cuda.open_once.cache_clear()
+    with pytest.raises(ModelError, match=r"on Fake Thor: there is only one by TensorRT 10\.3\.0 on Fake Orin; build"):
+        TensorRTEncoder(bundle, "fp32", build=False)
+    for damage in ("{", "[]", '{"key": []}'):
+        plans(bundle)[0].with_suffix(".json").write_text(damage)
+        with pytest.raises(ModelError, match="on Fake Thor: there is none; build"):
+            TensorRTEncoder(bundle, "fp32", build=False)
 
 
 def _truncate(plan: Path) -> None:
@@ -158,7 +203,7 @@ def test_a_plan_that_tensorrt_does_not_take_is_removed_and_built_again(
 
 
 def _rebuild_sidecar_and_plan(machine: Machine, bundle: Path, plan: Path, forged: bytes) -> None:
-    assert not plan.exists(), "what cannot be used is not kept"
+    assert not plan.exists() and not plan.with_suffix(".json").exists(), "what cannot be used is not kept"
     open_and_close(bundle)
     _forge(plan, forged)
     open_and_close(bundle)
@@ -234,9 +279,12 @@ def test_a_full_disk_costs_the_cache_not_the_run(
     def full(path: Path, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
+    caplog.set_level(logging.INFO)
     monkeypatch.setattr(atomic, "write_bytes", full)
     open_and_close(bundle)
     assert "cannot be kept: [Errno 28]" in caplog.text and plans(bundle) == []
+    assert "timing-10.3.0-sm87.cache was not kept: [Errno 28]" in caplog.text
+    assert [path.suffix for path in (bundle / "engines").iterdir()] == [".lock"]
 
 
 def test_a_file_system_without_locks(
@@ -264,8 +312,23 @@ def test_the_timing_cache_is_kept_used_and_ignored_when_damaged(
     assert path.read_bytes() == b"TIMING 10.3.0 +"
 
 
-def test_no_timing_cache_at_all(machine: Machine, bundle: Path, caplog: pytest.LogCaptureFixture):
-    machine.trt.fail_at = {"create_timing_cache"}
+def test_timing_caches_are_kept_apart_by_version_and_gpu(machine: Machine, bundle: Path):
+    open_and_close(bundle)
+    machine.install("10.13.3.9")
+    open_and_close(bundle)
+    machine.cuda.capability = (11, 0)
+    cuda.open_once.cache_clear()
+    open_and_close(bundle)
+    assert sorted(path.name for path in (bundle / "engines").glob("timing*")) == [
+        "timing-10.13.3.9-sm110.cache",
+        "timing-10.13.3.9-sm87.cache",
+        "timing-10.3.0-sm87.cache",
+    ]
+
+
+@pytest.mark.parametrize("call", ["create_timing_cache", "set_timing_cache"])
+def test_no_timing_cache_at_all(call: str, machine: Machine, bundle: Path, caplog: pytest.LogCaptureFixture):
+    machine.trt.fail_at = {call}
     open_and_close(bundle)
     assert "gives no timing cache" in caplog.text
 

@@ -401,6 +401,20 @@ def test_a_provider_that_raises_is_logged_and_left(
     assert "CUDAExecutionProvider did not start: no CUDA-capable device is detected" in caplog.text
 
 
+def test_a_device_that_fails_later_is_not_left_for_the_cpu_in_silence(bundle: Path, monkeypatch: pytest.MonkeyPatch):
+    """ONNX Runtime's own fallback would do so in the middle of a run, and print to stdout."""
+    asked: list[Any] = []
+    real = onnxruntime.InferenceSession
+
+    def spy(*positional: Any, **named: Any) -> Any:
+        asked.append(named["enable_fallback"])
+        return real(*positional, **named)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
+    OnnxEncoder(bundle)
+    assert asked == [0]
+
+
 def test_damage_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     path = write_tiny_foreign(tmp_path / "foreign")
     path.write_bytes(b"\x08\x08")

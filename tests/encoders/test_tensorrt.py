@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from progeo_edge.encoders import Encoder, cuda
@@ -17,7 +18,14 @@ from progeo_edge.encoders.tensorrt import TensorRTEncoder
 from progeo_edge.errors import InputError, ModelError
 from tests.encoders.tensorrt_bundle import run_graph, write_golden, write_golden_bundle
 from tests.encoders.trt_fixtures import Machine, frames, make_machine, open_and_close, plans
-from tests.tiny_encoder import FOREIGN_PREPROCESS, HEIGHT_PX, WIDTH_PX, edit_manifest, write_tiny_bundle
+from tests.tiny_encoder import (
+    FOREIGN_PREPROCESS,
+    HEIGHT_PX,
+    WIDTH_PX,
+    edit_manifest,
+    replace_graph,
+    write_tiny_bundle,
+)
 
 VERSIONS = ("8.6.1", "10.3.0", "10.13.3.9", "10.16.1.11", "11.0.0.114", "11.4.0.106")
 
@@ -57,15 +65,41 @@ def test_graphs_and_zero_copy_give_the_same_numbers(cuda_graph: bool, zero_copy:
     machine.assert_all_freed()
 
 
+@pytest.mark.parametrize(
+    ("call", "status"), [("cuStreamEndCapture", 900), ("cuGraphInstantiateWithFlags", 2)], ids=["end", "instantiate"]
+)
 def test_a_graph_that_cannot_be_recorded_costs_only_speed(
-    machine: Machine, bundle: Path, caplog: pytest.LogCaptureFixture
+    call: str, status: int, machine: Machine, bundle: Path, caplog: pytest.LogCaptureFixture
 ):
-    machine.cuda.fail_at = {"cuStreamEndCapture"}
+    machine.cuda.fail_at = {call}
     with TensorRTEncoder(bundle, cuda_graph=True) as encoder:
         first = encoder.encode(frames(2))
         np.testing.assert_array_equal(encoder.encode(frames(2)), first)
-    assert "no CUDA graph: cuStreamEndCapture failed with CUDA error 900" in caplog.text
+    assert f"no CUDA graph: {call} failed with CUDA error {status}" in caplog.text
     assert machine.cuda.graph_launches == 0
+    machine.assert_all_freed()
+
+
+def test_a_copy_that_cannot_be_recorded_costs_only_speed(
+    machine: Machine, bundle: Path, caplog: pytest.LogCaptureFixture
+):
+    machine.cuda.fail_at = {"a copy while recording"}
+    with TensorRTEncoder(bundle, cuda_graph=True) as encoder:
+        for count in (1, 2, 3):
+            assert encoder.encode(frames(count)).shape == (count, 32)
+    assert "no CUDA graph: CUDA failed: cuMemcpyHtoDAsync failed: operation not permitted" in caplog.text
+    assert caplog.text.count("no CUDA graph") == 1, "it is not tried again"
+    gc.collect()
+    machine.assert_all_freed()
+
+
+@pytest.mark.parametrize("integrated", [0, 1])
+def test_zero_copy_on_a_gpu_with_its_own_memory_warns(
+    integrated: int, machine: Machine, bundle: Path, caplog: pytest.LogCaptureFixture
+):
+    machine.cuda.integrated = integrated
+    open_and_close(bundle, zero_copy=True)
+    assert ("zero_copy on Fake Orin, which has its own memory" in caplog.text) == (not integrated)
 
 
 def test_float_planes_as_input(machine: Machine, tmp_path: Path):
@@ -115,12 +149,37 @@ def test_the_output_is_a_copy(machine: Machine, bundle: Path):
     np.testing.assert_array_equal(first, kept)
 
 
+def test_raw_descriptors_are_what_the_engine_gives(machine: Machine, tmp_path: Path):
+    bundle = write_tiny_bundle(tmp_path / "raw", extra_output=True)
+    model = onnx.load(bundle / "model.onnx")
+    del model.graph.output[0]  # the norm is left out
+    replace_graph(bundle, model)
+    edit_manifest(bundle, lambda values: values.update(output_name="projected"))
+    reference = OnnxEncoder(bundle, threads=1)
+    write_golden(bundle, np.stack(frames(3)), reference.encode(frames(3)))
+    with TensorRTEncoder(bundle, max_batch=4) as encoder:
+        raw, unit = encoder.raw_descriptors(frames(9)), encoder.encode(frames(9))
+    np.testing.assert_allclose(raw, reference.raw_descriptors(frames(9)), rtol=1e-5, atol=1e-6)
+    assert np.abs(np.linalg.norm(raw, axis=1) - 1).min() > 0.01
+    np.testing.assert_allclose(unit, raw / np.linalg.norm(raw, axis=1, keepdims=True), atol=1e-6)
+
+
 def test_wrong_shapes_are_refused_before_they_reach_the_gpu(machine: Machine, bundle: Path):
     with TensorRTEncoder(bundle) as encoder:
         session = encoder._session
         for shape in ((1, HEIGHT_PX, WIDTH_PX + 1, 3), (9, HEIGHT_PX, WIDTH_PX, 3), (0, HEIGHT_PX, WIDTH_PX, 3)):
             with pytest.raises(ModelError, match="takes 1 to 8 images of shape"):
                 session.run(np.zeros(shape, np.uint8))
+
+
+def test_a_closed_engine_says_so(machine: Machine, bundle: Path):
+    encoder = TensorRTEncoder(bundle)
+    session = encoder._session
+    encoder.close()
+    session.close()
+    assert not session.is_open
+    with pytest.raises(ModelError, match="the engine was closed"):
+        session.run(np.stack(frames(1)))
 
 
 def test_many_threads_and_two_encoders(machine: Machine, bundle: Path, tmp_path: Path):
@@ -156,6 +215,19 @@ def test_200_times_without_a_leak(machine: Machine, bundle: Path):
         open_and_close(bundle)
         machine.assert_all_freed()
     assert len(machine.trt.builds) == 1
+
+
+def test_a_damaged_graph_that_only_names_the_model_is_refused_before_a_build(machine: Machine, bundle: Path):
+    """Without a checkpoint's hash the FP32 graph names the model, also of an FP16 engine."""
+    edit_manifest(bundle, lambda values: values.update(checkpoint_sha256=None))
+    open_and_close(bundle)
+    (bundle / "model.onnx").write_bytes(b"damaged")
+    for folder in (bundle / "engines").iterdir():
+        folder.unlink()
+    with pytest.raises(ModelError, match=r"model\.onnx was altered or damaged"):
+        TensorRTEncoder(bundle)
+    assert len(machine.trt.builds) == 1
+    machine.assert_all_freed()
 
 
 def test_an_encoder_that_is_forgotten_frees_its_memory(machine: Machine, bundle: Path):
@@ -344,10 +416,32 @@ def test_a_golden_file_cannot_run_code(machine: Machine, bundle: Path, tmp_path:
         (np.zeros((2, HEIGHT_PX, WIDTH_PX, 3), np.float32), np.ones((2, 32), np.float32)),
         (np.zeros((2, HEIGHT_PX, WIDTH_PX + 1, 3), np.uint8), np.ones((2, 32), np.float32)),
         (np.zeros((2, HEIGHT_PX, WIDTH_PX, 3), np.uint8), np.ones((2, 31), np.float32)),
-        (np.zeros((0, HEIGHT_PX, WIDTH_PX, 3), np.uint8), np.ones((0, 32), np.float32)),
+        (np.zeros((2, HEIGHT_PX, WIDTH_PX, 3), np.uint8), np.ones((2, 32), np.float64)),
+        (np.zeros((3, HEIGHT_PX, WIDTH_PX, 3), np.uint8), np.ones((2, 32), np.float32)),
     ],
 )
 def test_golden_arrays_that_do_not_fit(images: Any, descriptors: Any, machine: Machine, bundle: Path):
     write_golden(bundle, images, descriptors)
     with pytest.raises(ModelError, match=r"golden images .* hold"):
         TensorRTEncoder(bundle)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_few_golden_images_prove_nothing(count: int, machine: Machine, bundle: Path):
+    """With one image there is no distance between places, so no limit of half precision could be judged."""
+    machine.trt.miscompile = 0.3
+    write_golden(bundle, np.stack(frames(2))[:count], np.eye(2, 32, dtype=np.float32)[:count])
+    with pytest.raises(ModelError, match=f"golden images .* are {count}, two are needed"):
+        TensorRTEncoder(bundle)
+
+
+def test_a_manifest_that_limits_only_the_norm_still_refuses_a_wrong_engine(machine: Machine, tmp_path: Path):
+    limits = {"fp16": {"max_norm_error": 10.0}, "fp32": {"recall_at_1_drop": 0.0}}
+    bundle = write_golden_bundle(tmp_path / "b", manifest={"tolerances": limits})
+    machine.trt.miscompile = 0.3
+    with pytest.raises(ModelError, match=r"interplace_loss_mean is .*at most 0\.02"):
+        TensorRTEncoder(bundle, "fp16")
+    with pytest.raises(ModelError, match=r"min_cosine is .*at least 0\.9999"):
+        TensorRTEncoder(bundle, "fp32")
+    machine.trt.miscompile = 0.0
+    open_and_close(bundle)

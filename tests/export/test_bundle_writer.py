@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -87,6 +88,21 @@ def test_what_is_written_is_read_back(
     assert (manifest.probe_images, manifest.opset) == ("rendered street, 8 places", 18)
     assert set(content(folder)) == {*manifest.files, "manifest.json"}
     assert list(folder.parent.iterdir()) == [folder]
+    assert folder.stat().st_mode & 0o777 == 0o755, "other users, such as a robot's service, read it too"
+
+
+def test_the_manifest_says_what_the_model_is(
+    tmp_path: Path, graphs: dict[Precision, Path], golden: tuple[np.ndarray, np.ndarray]
+) -> None:
+    write(tmp_path / "bundle", graphs, golden)
+    stated = json.loads((tmp_path / "bundle" / "manifest.json").read_text())
+    assert (stated["schema_version"], stated["name"], stated["architecture"]) == (1, "tiny", "tiny-conv")
+    assert stated["preprocess"] == TINY_PREPROCESS.model_dump(mode="json")
+    assert stated["preprocess_hash"] == TINY_PREPROCESS.hash
+    assert (stated["input_name"], stated["output_name"], stated["output_dtype"]) == ("image", "descriptor", "float32")
+    assert stated["checkpoint_sha256"] == "0" * 64 and stated["golden"] == "golden.npz"
+    assert stated["tool_versions"] == tool_versions()
+    assert all(len(sha256) == 64 for sha256 in stated["files"].values())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

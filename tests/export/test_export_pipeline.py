@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from torch import nn
 from progeo_edge.bundle import MANIFEST_NAME, read_manifest
 from progeo_edge.encoders import load_encoder
 from progeo_edge.errors import ConfigError, ModelError
+from progeo_edge.graph_file import file_sha256
 from progeo_export import graph_module, pipeline
 from progeo_export.errors import ExportError
 from progeo_export.gates import LIMITS, tolerances
@@ -90,8 +92,9 @@ def test_bundle_describes_as_the_checkpoint_does(made):
 
 
 def test_manifest_states_what_was_measured(made):
-    kind, opset, _, bundle, manifest, steps = made
+    kind, opset, checkpoint, bundle, manifest, steps = made
     assert manifest == read_manifest(bundle)
+    assert manifest.checkpoint_sha256 == file_sha256(checkpoint)
     assert manifest.opset == opset and manifest.max_batch == 3 and manifest.dimension == 32
     assert manifest.architecture == ("tiny_resnet-GeM" if kind == "resnet" else "tiny_vit")
     assert manifest.probe_images == "rendered street, 12 places"
@@ -118,6 +121,14 @@ def test_files_are_of_both_precisions(made):
     assert sorted(path.name for path in bundle.iterdir()) == sorted([*manifest.files, MANIFEST_NAME])
     sizes = {precision: (bundle / name).stat().st_size for precision, name in manifest.graphs.items()}
     assert sizes["fp16"] < 0.75 * sizes["fp32"]
+    for name in manifest.graphs.values():
+        model = onnx.load(bundle / name)
+        assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", manifest.opset)]
+        (image,), (descriptor,) = model.graph.input, model.graph.output
+        assert (image.name, descriptor.name) == (manifest.input_name, manifest.output_name)
+        assert image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+        assert descriptor.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+        assert image.type.tensor_type.shape.dim[0].dim_param, "any batch"
 
 
 def test_another_size(tmp_path):

@@ -7,10 +7,13 @@ import sys
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from progeo_edge.preprocess import to_model_input
+from progeo_export import ort_runner
 from progeo_export.errors import ExportError
 from progeo_export.fp32_parity import fp32_parity
 from progeo_export.graph_module import DescriptorGraph
@@ -43,6 +46,28 @@ def test_faithful_graph(exported):
     assert figures["min_cosine"] > 1 - 1e-9
     assert figures["max_abs_difference"] < 1e-5
     assert figures["max_norm_error"] < 1e-5
+
+
+@pytest.mark.parametrize("wrong", [None, 0, 4])
+def test_every_image_is_compared_at_every_batch_size(exported, monkeypatch, wrong):
+    module, path, _ = exported
+    images = pictures(5)
+    inputs = to_model_input(images, module.preprocess)
+    sizes = []
+
+    def run(path, batches, **options):
+        outputs = run_graph(path, batches, **options)
+        for given, output in zip(batches, outputs, strict=True):
+            sizes.append(len(given["image"]))
+            for row, image in enumerate(given["image"]):
+                if wrong is not None and np.array_equal(image, inputs[wrong]):
+                    output["descriptor"][row] = np.roll(output["descriptor"][row], 1)
+        return outputs
+
+    monkeypatch.setattr("progeo_export.fp32_parity.run_graph", run)
+    figures = fp32_parity(path, module, images, (1, 2, 7), threads=1)
+    assert sizes == [1] * 5 + [2] * 3 + [7]
+    assert (figures["min_cosine"] > 1 - 1e-5) == (wrong is None)
 
 
 @pytest.mark.parametrize("scope", ["/prologue/normalise/Mul", "/prologue/normalise/Add"])
@@ -111,6 +136,26 @@ def test_runner_reports_a_file_that_is_no_graph(tmp_path):
     with pytest.raises(ExportError, match=r"ONNX Runtime on .* failed") as caught:
         run_graph(path, [], threads=1)
     assert "\n" not in str(caught.value) and "exit code 1" in str(caught.value)
+
+
+def test_runner_optimises_no_further_than_extended(tmp_path, monkeypatch):
+    """At the level above, ONNX Runtime has crashed on half transformers."""
+    seen = []
+    real = onnxruntime.InferenceSession
+
+    def spy(path, options, **named):
+        seen.append(options.graph_optimization_level)
+        return real(path, options, **named)
+
+    def in_this_process(module, folder, request, **_):
+        assert module == "progeo_export.ort_runner"
+        monkeypatch.setattr(sys, "argv", [module, folder, request])
+        ort_runner.main()
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
+    monkeypatch.setattr(ort_runner, "run_module", in_this_process)
+    run_graph(square(tmp_path / "square.onnx"), [{"x": np.ones(2, np.float32)}], threads=1)
+    assert seen == [onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED]
 
 
 def test_runner_reports_a_crash(tmp_path, monkeypatch):

@@ -120,6 +120,27 @@ def test_a_weight_read_by_both_is_stored_twice_and_a_tensor_cast_once() -> None:
     np.testing.assert_array_equal(result["y"], [8, 30])
 
 
+def test_what_only_moves_values_is_half_where_one_of_them_is() -> None:
+    node = helper.make_node
+    model = model_of(
+        [
+            node("Relu", ["x"], ["h"], name="half"),
+            node("Relu", ["x"], ["f"], name="island"),
+            node("Concat", ["h", "f"], ["both"], name="both", axis=0),
+            node("Concat", ["f", "f"], ["floats"], name="floats", axis=0),
+            node("Concat", ["w", "w"], ["weights"], name="weights", axis=0),
+            node("Concat", ["both", "floats", "weights"], ["y"], name="y", axis=0),
+        ],
+        {"x": (TensorProto.FLOAT, [2])},
+        {"y": (TensorProto.FLOAT, [12])},
+        {"w": np.ones(2, np.float32)},
+    )
+    types = _types(to_half(model, {"island"}))
+    kinds = {name: types[name] for name in ("h", "f", "both", "floats", "weights")}
+    half, full = TensorProto.FLOAT16, TensorProto.FLOAT
+    assert kinds == {"h": half, "f": full, "both": half, "floats": full, "weights": half}
+
+
 def test_weights_beyond_half_are_refused_by_name() -> None:
     model = place_graph(feature_scale=1e6)
     with pytest.raises(ExportError, match=r"weight second of node /trunk/conv2 reaches .* above 65504.*island"):

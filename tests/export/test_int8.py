@@ -70,6 +70,16 @@ def test_the_block_is_quantised_and_nothing_else(quantised: tuple[Path, int8.Int
     assert list(nodes["/trunk/layer1/add"].input) == ["c2", "pooled"], "the residual is added as it was"
 
 
+def test_opset_names_and_batch_stay(quantised: tuple[Path, int8.Int8Report]) -> None:
+    """The quantiser raises the opset of some graphs by itself; the manifest states one for all."""
+    before, after = onnx.load(quantised[0].with_name("model.onnx")), onnx.load(quantised[0])
+    versions = [{entry.domain: entry.version for entry in model.opset_import} for model in (before, after)]
+    assert versions[1].pop("") == versions[0][""] and set(versions[1]) <= {"ai.onnx.ml", "com.microsoft"}
+    domains = {node.domain for node in after.graph.node}
+    assert domains <= {"", "ai.onnx"}, "TensorRT knows no operator of another domain"
+    assert after.graph.input == before.graph.input and after.graph.output == before.graph.output
+
+
 def test_zero_points_are_zero_and_weights_have_a_scale_per_channel(quantised: tuple[Path, int8.Int8Report]) -> None:
     model = onnx.load(quantised[0])
     values = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from progeo_export.errors import ExportError
 from progeo_export.half.graph_edges import node_key
 from progeo_export.half.half_typing import to_half
 from progeo_export.half.islands import default_islands, describe_islands, widen
-from progeo_export.half.range_audit import audit_ranges
+from progeo_export.half.range_audit import Range, RangeAudit, audit_ranges
 from progeo_export.half.strict_executor import StrictExecutor
-from tests.export.half_graphs import cosines, place_graph, scenes
+from tests.export.half_graphs import cosines, model_of, place_graph, scenes
 
 IMAGES = {"image": scenes()}
 
@@ -104,3 +107,47 @@ def test_constants_that_half_loses_widen_their_node() -> None:
     wider, reasons = widen(model, islands, audit_ranges(model, [IMAGES]))
     assert wider >= {"/head/norm/Max", "/head/gem/Max"}
     assert any(entry.tensor == "eps" and "loses its digits" in entry.reason for entry in reasons)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "found", "nodes", "reason"),
+    [
+        ("map", Range(30001, 0), {"/trunk/conv2", "/trunk/relu2"}, "reaches 3e.04 on the calibration images"),
+        ("map", Range(float("nan"), 0), {"/trunk/conv2", "/trunk/relu2"}, "reaches nan"),
+        ("map", Range(29999, 0), set(), ""),
+        ("second", Range(65505, 0), {"/trunk/conv2"}, r"weight 6.55e.04 is above 65504"),
+        ("second", Range(65503, 0), set(), ""),
+        ("second", Range(6e-5, 1), {"/trunk/conv2"}, r"constant 6e-05 is below 6.1e-05 and loses its digits"),
+    ],
+)
+def test_each_limit_alone_widens(tensor: str, found: Range, nodes: set[str], reason: str) -> None:
+    model = place_graph()
+    islands = default_islands(model)
+    seen = {tensor: found}
+    audit = RangeAudit({}, seen, 1) if tensor == "second" else RangeAudit(seen, {}, 1)
+    wider, reasons = widen(model, islands, audit)
+    assert wider - islands == nodes == {entry.node for entry in reasons}
+    assert all(entry.tensor == tensor and re.search(reason, entry.reason) for entry in reasons)
+
+
+@pytest.mark.parametrize(
+    ("reader", "share", "widened"), [("Mul", 0.26, True), ("Mul", 0.24, False), ("Add", 1.0, False)]
+)
+def test_small_values_matter_where_they_are_multiplied(reader: str, share: float, widened: bool) -> None:
+    node = helper.make_node
+    model = model_of(
+        [
+            node("Relu", ["x"], ["small"], name="/trunk/relu"),
+            node(reader, ["small", "factor"], ["large"], name="/trunk/reader"),
+            node("Abs", ["large"], ["y"], name="/head/abs"),
+        ],
+        {"x": (TensorProto.FLOAT, [4])},
+        {"y": (TensorProto.FLOAT, [4])},
+        {"factor": np.array(1000, np.float32)},
+    )
+    # The pixels' first nodes are an island by default; here all of the trunk is half.
+    wider, reasons = widen(model, {"/head/abs"}, RangeAudit({"small": Range(1, share)}, {}, 1))
+    assert (wider == {"/head/abs", "/trunk/relu", "/trunk/reader"}) == widened
+    assert [entry.reason for entry in reasons] == (
+        ["26% of its values are below 6.1e-05, limit 25%, and they are multiplied further"] * 2 if widened else []
+    )

@@ -43,6 +43,18 @@ def test_infinite_weights_are_left_out_of_the_range() -> None:
     assert audit_ranges(model, [{"x": np.ones(2, np.float32)}]).weights["w"].largest == 3
 
 
+def test_a_constant_is_judged_as_a_weight() -> None:
+    """A mask of -inf is no activation, and half holds it."""
+    mask = helper.make_tensor("mask", TensorProto.FLOAT, [2], [-np.inf, 0.5])
+    model = model_of(
+        [helper.make_node("Constant", [], ["c"], value=mask), helper.make_node("Add", ["x", "c"], ["y"])],
+        {"x": (TensorProto.FLOAT, [2])},
+        {"y": (TensorProto.FLOAT, [2])},
+    )
+    audit = audit_ranges(model, [{"x": np.ones(2, np.float32)}])
+    assert "c" not in audit.tensors and audit.weights["c"].largest == 0.5
+
+
 def test_every_float_tensor_of_a_graph_is_judged() -> None:
     model = place_graph()
     audit = audit_ranges(model, [{"image": scenes()}])

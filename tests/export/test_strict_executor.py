@@ -175,6 +175,45 @@ def test_half_values_below_its_range_vanish() -> None:
     assert StrictExecutor(model).run({"x": np.array([1e-4], np.float16)})["y"][0] == 0
 
 
+def test_squares_of_a_norm_are_stored_in_half_too() -> None:
+    """(1e-4)^2 is below half's smallest number, however many of them are summed."""
+    norm = [helper.make_node("ReduceL2", ["h", "axis"], ["s"])]
+    assert StrictExecutor(_probe(norm)).run({"x": np.full((1, 64), 1e-4, np.float32)})["y"] == 0
+    found = StrictExecutor(_probe(norm)).run({"x": np.full((1, 64), 1e-2, np.float32)})["y"]
+    np.testing.assert_allclose(found, 0.08, rtol=2e-3)
+
+
+def test_a_layer_norm_in_half_rounds_what_it_normalised() -> None:
+    rng = np.random.default_rng(0)
+    x, scale = (rng.uniform(0.5, 2, shape).astype(np.float16) for shape in ((8, 64), (64,)))
+    half = TensorProto.FLOAT16
+    model = model_of(
+        [helper.make_node("LayerNormalization", ["x", "scale"], ["y"], epsilon=1e-5)],
+        {"x": (half, [8, 64])},
+        {"y": (half, [8, 64])},
+        {"scale": scale},
+    )
+    wide = x.astype(np.float64)
+    centred = wide - wide.mean(axis=1, keepdims=True)
+    normalised = centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + 1e-5)
+    expected = normalised.astype(np.float16).astype(np.float32) * scale.astype(np.float32)
+    found = StrictExecutor(model).run({"x": x})["y"]
+    np.testing.assert_array_equal(found, expected.astype(np.float16))
+    assert (found != (normalised * scale).astype(np.float16)).any()
+
+
+def test_statistics_of_a_layer_norm_in_half_are_refused() -> None:
+    """TensorRT may keep them so; nobody could say what it then computes."""
+    model = model_of(
+        [helper.make_node("LayerNormalization", ["x", "scale"], ["y"], name="/trunk/norm", stash_type=10)],
+        {"x": (TensorProto.FLOAT16, [2, 4])},
+        {"y": (TensorProto.FLOAT16, [2, 4])},
+        {"scale": np.ones(4, np.float16)},
+    )
+    with pytest.raises(ExportError, match=r"/trunk/norm \(LayerNormalization\).*stash_type must be 1"):
+        StrictExecutor(model).run({"x": np.ones((2, 4), np.float16)})
+
+
 def test_long_products_accumulate_in_float32() -> None:
     half = TensorProto.FLOAT16
     model = model_of(

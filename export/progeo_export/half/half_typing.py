@@ -174,17 +174,14 @@ class _Typing:
         """The name under which a node of this precision reads a tensor; casts or stores it if need be."""
         if name in self._edges.weights:
             return self._weight(name, precision, node)
-        # Shape looks at no value, so it never needs a cast.
-        as_it_is = node.op_type == "Shape" and (name, "half") in self._found
         if not self._edges.is_float(name):
             return name
-        wanted: Precision = "half" if as_it_is else precision
-        if (name, wanted) not in self._found:
-            given = self._found[name, "half" if wanted == "float" else "float"]
-            cast = self._new_name(f"{name}_{wanted}")
-            self._nodes.append(_cast(given, cast, wanted))
-            self._found[name, wanted] = cast
-        return self._found[name, wanted]
+        if (name, precision) not in self._found:
+            given = self._found[name, "half" if precision == "float" else "float"]
+            cast = self._new_name(f"{name}_{precision}")
+            self._nodes.append(_cast(given, cast, precision))
+            self._found[name, precision] = cast
+        return self._found[name, precision]
 
     def _store(self, node: onnx.NodeProto, precision: Precision) -> Iterator[onnx.NodeProto]:
         """Register the half results of a node; yields the casts that keep the graph's outputs FP32."""
