@@ -189,7 +189,7 @@ class PlaceRecogniser:
         generation: int = 0,
         arrival_ns: int | None = None,
     ) -> Outcome:
-        """Where in the map is this, the recent past left aside? Nothing is stored. Arguments and errors as `process`."""
+        """Where in the map is this, the recent past aside? Nothing is stored. Arguments and errors as `process`."""
         where = Origin(camera_frame, base_frame, odom_frame, arrival_ns or time.monotonic_ns())
         with self._lock:
             update = self._detector_for(camera, generation).relocalize(frame, include_recent=False)

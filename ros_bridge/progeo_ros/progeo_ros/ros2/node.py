@@ -31,7 +31,7 @@ AUTOSTART = "autostart"
 DIAGNOSTICS_PERIOD_S = 1.0
 
 
-class ProgeoNode(LifecycleNode):
+class ProgeoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not there where mypy runs
     """Place recognition and loop closures as a managed node.
 
     `configure` opens bundle, engine, map and camera file, or fails with a sentence and nothing open. `activate`
@@ -58,7 +58,7 @@ class ProgeoNode(LifecycleNode):
         for sentence in unknown_settings(self, self._specs):
             self.get_logger().warning(sentence)
         self.add_on_set_parameters_callback(self._on_set_parameters)
-        self._services = Services(self, self._types, lambda: self._operation)
+        self._offered = Services(self, self._types, lambda: self._operation)
         self._start_diagnostics()
         if not self._types.has("progeo_msgs/msg/LoopClosure"):
             self.get_logger().warning(
