@@ -34,6 +34,11 @@ def turned(x: float = 0.0, y: float = 0.0, yaw: float = 0.0, pitch: float = 0.0)
     return make_transform(rotation_exp([0.0, 0.0, yaw]) @ rotation_exp([0.0, pitch, 0.0]), [x, y, 0.0])
 
 
+def same_pose(found: Transform | None, expected: Transform, atol: float = 1e-9) -> None:
+    assert found is not None
+    np.testing.assert_allclose(found, expected, atol=atol)
+
+
 def image(stamp_ns: int, pixels: Any = IMAGE, frame_id: str = "cam") -> Any:
     return image_message(TYPES, pixels, stamp_ns, frame_id)
 
@@ -56,7 +61,9 @@ def depth(stamp_ns: int, metres: float = 2.0, size: tuple[int, int] = (64, 48)) 
     )
 
 
-def camera_info(fx: float = 50.0, size: tuple[int, int] = (64, 48), model: str = "plumb_bob", baseline: float = 0) -> Any:
+def camera_info(
+    fx: float = 50.0, size: tuple[int, int] = (64, 48), model: str = "plumb_bob", baseline: float = 0
+) -> Any:
     k = [fx, 0, size[0] / 2, 0, fx, size[1] / 2, 0, 0, 1]
     p = [fx, 0, size[0] / 2, -fx * baseline, 0, fx, size[1] / 2, 0, 0, 0, 1, 0]
     return TYPES.make(
@@ -151,14 +158,22 @@ def outcome(
     """References 0 and 1 are of session 0 ("first"), 2 and 3 of session 1 ("second"); 1 and 3 have no pose."""
     references = {
         i: KeyframeInfo(
-            i, i // 2, (10 + i) * SECOND + i, "", "cam0", turned(float(i), yaw=0.5) if i % 2 == 0 else None, Status.ACCEPTED
+            i,
+            i // 2,
+            (10 + i) * SECOND + i,
+            "",
+            "cam0",
+            turned(float(i), yaw=0.5) if i % 2 == 0 else None,
+            Status.ACCEPTED,
         )
         for i in range(4)
     }
     descriptor = np.array([0.6, 0.8, 0.0, 0.0], np.float32)
     keyframe = Keyframe(9, session, stamp_ns, descriptor, None, T_odom_base) if kept else None
     accepted = [
-        Candidate(c.reference_id, c.similarity, Status.ACCEPTED, None, c.probability, c.verification, c.odom_mahalanobis)
+        Candidate(
+            c.reference_id, c.similarity, Status.ACCEPTED, None, c.probability, c.verification, c.odom_mahalanobis
+        )
         for c in closures
     ]
     return Outcome(

@@ -37,7 +37,7 @@ def base_values(kind: str) -> st.SearchStrategy:
     if kind == "bool":
         return st.booleans()
     if kind.startswith("float"):
-        return st.floats(width=int(kind[5:]))
+        return st.floats(width=32 if kind == "float32" else 64)
     bits = int(re.sub(r"\D", "", kind) or 8)
     low = -(2 ** (bits - 1)) if kind.startswith("int") else 0
     return st.integers(low, 2**bits - 1 + low)

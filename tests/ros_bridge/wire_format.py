@@ -1,4 +1,4 @@
-"""Serialisation of ROS 2 (XCDR version 1, plain CDR of the OMG's DDS-XTypes, little-endian) and of ROS 1, a second time.
+"""Serialisation of ROS 2 (plain little-endian CDR, OMG DDS-RTPS 9.4.2) and of ROS 1, a second time.
 
 Written from the rules, so that what rosbags writes is held to something that is not rosbags.
 """
