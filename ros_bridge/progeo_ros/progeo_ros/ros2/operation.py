@@ -14,7 +14,7 @@ from progeo_edge.camera_file import load_camera
 from progeo_edge.config import Config
 from progeo_edge.errors import ProgeoError
 from progeo_edge.sources.images import FrameError
-from progeo_ros.adapters import Adapter
+from progeo_ros.adapters.opening import open_adapters
 from progeo_ros.config import NodeConfig
 from progeo_ros.events import Outcome
 from progeo_ros.frame_assembler import FrameAssembler
@@ -50,7 +50,6 @@ class Operation:
         config: NodeConfig,
         detector_config: Config,
         types: RclpyTypes,
-        adapters: Callable[[PlaceRecogniser], tuple[Adapter, ...]],
         report: Report,
     ) -> None:
         """Open everything, or nothing.
@@ -74,7 +73,8 @@ class Operation:
             self._publishers = OutcomePublishers(node, topics, types, self._on_failure)
             self._tf = self._tf_publisher() if config.frames.publish_tf else None
             group: CallbackGroup = MutuallyExclusiveCallbackGroup()
-            self._adapters = AdapterWiring(node, adapters(self.recogniser), types, group, self._on_failure)
+            adapters = open_adapters(config, types, self.recogniser.map_path, self.recogniser.encode)
+            self._adapters = AdapterWiring(node, adapters, types, group, self._on_failure)
         except BaseException:
             self.recogniser.close()
             raise

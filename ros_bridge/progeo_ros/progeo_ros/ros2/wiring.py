@@ -150,7 +150,8 @@ class AdapterWiring:
             self._types.find(wanted.msgtype),
             wanted.topic,
             lambda message: self._perform(adapter.name, wanted.callback, message),
-            reliable(ADAPTER_DEPTH, latched=True) if wanted.latched else sensor_data(ADAPTER_DEPTH),
+            # SLAM systems publish with the default profile; qos_overrides are for those that do not.
+            reliable(ADAPTER_DEPTH, latched=wanted.latched),
             callback_group=self._group,
             qos_overriding_options=overridable(),
         )
