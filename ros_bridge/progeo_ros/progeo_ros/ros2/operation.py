@@ -23,9 +23,10 @@ from progeo_ros.map_frame import MapFrame
 from progeo_ros.pipeline import Pipeline
 from progeo_ros.place_recogniser import PlaceRecogniser
 from progeo_ros.publications import publications
+from progeo_ros.ros2.adapter_wiring import AdapterWiring
 from progeo_ros.ros2.inputs import Inputs
 from progeo_ros.ros2.types import RclpyTypes
-from progeo_ros.ros2.wiring import AdapterWiring, OutcomePublishers, reliable
+from progeo_ros.ros2.wiring import OutcomePublishers, reliable
 
 INDEX_CHECK_S = 60.0
 """How often the recall of the index is measured for diagnostics."""
