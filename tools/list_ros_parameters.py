@@ -45,7 +45,11 @@ def _entry(config: Section, name: str, value: Any) -> list[str]:  # noqa: ANN401
         return ["", _line(name, value, type(config).model_fields[name])]
     title = (type(value).__doc__ or "").strip()
     fields = type(value).model_fields
-    return ["", f"    # {title}", *(_line(f"{name}.{key}", getattr(value, key), field) for key, field in fields.items())]
+    return [
+        "",
+        f"    # {title}",
+        *(_line(f"{name}.{key}", getattr(value, key), field) for key, field in fields.items()),
+    ]
 
 
 def _line(name: str, value: Any, field: FieldInfo) -> str:  # noqa: ANN401

@@ -44,7 +44,11 @@ def generate_launch_description() -> LaunchDescription:
 def start(context: LaunchContext) -> list[Any]:
     """Odometry and graph of RTAB-Map, and the node."""
     given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
-    remappings = [("rgb/image", given["rgb"]), ("rgb/camera_info", given["camera_info"]), ("depth/image", given["depth"])]
+    remappings = [
+        ("rgb/image", given["rgb"]),
+        ("rgb/camera_info", given["camera_info"]),
+        ("depth/image", given["depth"]),
+    ]
     parameters = {
         "frame_id": given["frame_id"],
         "subscribe_depth": True,
