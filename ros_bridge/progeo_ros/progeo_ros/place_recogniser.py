@@ -1,0 +1,389 @@
+"""Encoder, map and detector as one thing that can change its map, session and settings while it runs; no ROS."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from pathlib import Path
+
+from progeo_edge.config import Config
+from progeo_edge.detector import LoopDetector
+from progeo_edge.encoders import Encoder, load_encoder
+from progeo_edge.errors import InputError, MapError
+from progeo_edge.geometry import Camera
+from progeo_edge.map_store import MapStore
+from progeo_edge.types import Frame, Image, Update
+from progeo_ros.camera_identity import is_same_camera
+from progeo_ros.config import NodeConfig
+from progeo_ros.events import Outcome
+from progeo_ros.map_in_use import MapInUse, user_path
+
+log = logging.getLogger(__name__)
+
+MAX_CAMERA_CHANGES = 5
+"""A camera that keeps changing is not fixed to the robot; a session per image would be no map."""
+
+
+class PlaceRecogniser:
+    """What every node and the replay do with images. Its methods may be called from any thread.
+
+    The detector is made with the first image, when the camera is known. A change of the camera starts a new session.
+
+    Attributes:
+        encoder: Image -> descriptor.
+        node_config: Settings of the node.
+    """
+
+    def __init__(self, encoder: Encoder, map_in_use: MapInUse, node_config: NodeConfig, config: Config) -> None:
+        """Take over an encoder and a map of its model; use `open` to open them."""
+        self.encoder = encoder
+        self.node_config = node_config
+        self._config = _for_node(config, node_config)
+        self._lock = threading.RLock()
+        self._map = map_in_use
+        self._detector: LoopDetector | None = None
+        self._camera: Camera | None = None
+        self._camera_changes = 0
+        self._resume = node_config.map.resume
+
+    @classmethod
+    def open(
+        cls,
+        node_config: NodeConfig,
+        detector_config: Config,
+        camera: Camera | None = None,
+        *,
+        encoder: Encoder | None = None,
+    ) -> PlaceRecogniser:
+        """Open encoder and map. After an error nothing stays open.
+
+        Args:
+            node_config: Model, map and session.
+            detector_config: Settings of the detector.
+            camera: When it is known already; the detector is then made at once.
+            encoder: Instead of the one of `model.path`; it is closed by `close`, or when this fails.
+
+        Raises:
+            ModelError: the model cannot be used.
+            MapError: the map cannot be used, or is of another model.
+        """
+        encoder = encoder or _load_encoder(node_config)
+        try:
+            dtype = detector_config.store.descriptor_dtype
+            map_in_use = MapInUse.of_settings(node_config.map, encoder.spec, descriptor_dtype=dtype)
+        except BaseException:
+            encoder.close()
+            raise
+        recogniser = cls(encoder, map_in_use, node_config, detector_config)
+        try:
+            if camera is not None:
+                recogniser._detector_for(camera)
+        except BaseException:
+            recogniser.close()
+            raise
+        return recogniser
+
+    def close(self) -> None:
+        """Close detector, map and encoder (which frees the GPU). Every keyframe that was reported is in the map."""
+        with self._lock:
+            try:
+                if self._detector is not None:
+                    self._detector.close()
+            finally:
+                self._detector = None
+                self._map.store.close()
+                self.encoder.close()
+
+    # -- what the map is ---------------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> Config:
+        """Settings of the detector in force."""
+        return self._config
+
+    @property
+    def map_path(self) -> Path | None:
+        """File of the map in use; None for a map in memory."""
+        return self._map.store.path
+
+    @property
+    def read_only(self) -> bool:
+        """Whether images are only relocalised."""
+        return self._map.store.read_only
+
+    @property
+    def num_keyframes(self) -> int:
+        """Keyframes in the map in use."""
+        return len(self._map.infos)
+
+    @property
+    def session(self) -> str:
+        """Name of the session being written; "" before the first image and with a read-only map."""
+        detector = self._detector
+        return "" if detector is None or detector.session is None else self._map.session_names[detector.session]
+
+    def index_report(self) -> dict[str, object]:
+        """As `LoopDetector.index_report`; empty before the first image. Takes milliseconds: not for every image."""
+        with self._lock:
+            return {} if self._detector is None else self._detector.index_report()
+
+    def thumbnail(self, keyframe_id: int) -> Image | None:
+        """Small image of a keyframe, (H, W, 3) BGR or (H, W); None when the map keeps none."""
+        with self._lock:
+            return self._map.store.thumbnail(keyframe_id)
+
+    # -- images ------------------------------------------------------------------------------------------------------
+
+    def process(
+        self,
+        frame: Frame,
+        camera: Camera | None,
+        *,
+        camera_frame: str = "",
+        base_frame: str | None = None,
+        arrival_ns: int | None = None,
+    ) -> Outcome:
+        """Detect loops; in a read-only map relocalise. When this returns, the keyframe survives the death of the node.
+
+        Args:
+            frame: The image.
+            camera: Its camera; None while it is unknown, which gives closures without pose.
+            camera_frame: frame_id of the image.
+            base_frame: Frame that poses are of; None for the one of the settings.
+            arrival_ns: When the image arrived, by `time.monotonic_ns`; None for now.
+
+        Raises:
+            InputError: image, pose or camera that cannot be used; nothing was stored.
+            MapError: the map cannot be written; everything acknowledged before is kept.
+        """
+        arrival_ns = time.monotonic_ns() if arrival_ns is None else arrival_ns
+        with self._lock:
+            detector = self._detector_for(camera)
+            update = detector.relocalize(frame) if self._map.store.read_only else detector.process(frame)
+            if update.keyframe is not None:
+                self._map.learn(update.keyframe, update.status)
+            return self._outcome(frame, update, camera_frame, base_frame, arrival_ns)
+
+    def relocalize(
+        self,
+        frame: Frame,
+        camera: Camera | None,
+        *,
+        camera_frame: str = "",
+        base_frame: str | None = None,
+        arrival_ns: int | None = None,
+    ) -> Outcome:
+        """Where in the map is this? Nothing is stored. Arguments and errors as `process`."""
+        arrival_ns = time.monotonic_ns() if arrival_ns is None else arrival_ns
+        with self._lock:
+            update = self._detector_for(camera).relocalize(frame)
+            return self._outcome(frame, update, camera_frame, base_frame, arrival_ns)
+
+    def query(self, image: Image, *, stamp_ns: int = 0, camera_frame: str = "") -> Outcome:
+        """Where has this image been seen? Nothing is stored, and no earlier image plays a part.
+
+        Raises:
+            InputError: the image cannot be used.
+        """
+        frame, arrival_ns = Frame(stamp_ns, image), time.monotonic_ns()
+        with self._lock:
+            if self._detector is not None:
+                update = self._detector.relocalize(frame)
+            else:
+                update = self._ask_without_session(frame)
+            return self._outcome(frame, update, camera_frame, None, arrival_ns)
+
+    # -- the map and its sessions ------------------------------------------------------------------------------------
+
+    def save_map(self, path: str, *, overwrite: bool = False) -> int:
+        """Write a copy of the map in use, whole or not at all.
+
+        Returns:
+            Number of keyframes.
+
+        Raises:
+            MapError: the file exists and `overwrite` is false, or it cannot be written.
+        """
+        with self._lock:
+            self._map.copy_to(user_path(path), overwrite=overwrite)
+            return self.num_keyframes
+
+    def load_map(self, path: str, *, read_only: bool = False) -> int:
+        """Change to another map of the same model, and start a session in it. The map in use is then closed.
+
+        Returns:
+            Number of keyframes.
+
+        Raises:
+            MapError: it cannot be used; the map in use stays in use.
+        """
+        with self._lock:
+            self._change_map(MapStore.open(user_path(path), spec=self.encoder.spec, read_only=read_only))
+            return self.num_keyframes
+
+    def merge_map(self, path: str) -> int:
+        """Add the sessions of another map of the same model to the map in use, whose keyframes keep their ids.
+
+        Returns:
+            Number of keyframes afterwards.
+
+        Raises:
+            MapError: it cannot be read, is of another model, or is there already; the map in use is unchanged.
+        """
+        with self._lock:
+            self._map.append(user_path(path))
+            if self._detector is not None:
+                self._detector = self._continued(self._detector, self._config)
+            return self.num_keyframes
+
+    def start_session(self) -> str:
+        """Let the keyframes from now on belong to a new session, as after the robot was carried elsewhere.
+
+        Returns:
+            Its name; that of the session which the first image will start, before there was one.
+
+        Raises:
+            MapError: the map is read-only or cannot be written.
+        """
+        with self._lock:
+            self._map.refuse_read_only("start a session")
+            self._resume = False
+            if self._detector is None:
+                return self._map.new_session_name(self.node_config.map.session)
+            self._detector = self._new_detector(self._camera)
+            self._camera_changes = 0
+            return self.session
+
+    def clear(self) -> Path | None:
+        """Go on with a new, empty map beside the one in use, which stays on the disk as it is.
+
+        Returns:
+            The new file; None for a map in memory.
+
+        Raises:
+            MapError: the map in use is read-only, or the new one cannot be written.
+        """
+        with self._lock:
+            self._map.refuse_read_only("clear it")
+            path = self._map.path_beside()
+            dtype = self._config.store.descriptor_dtype
+            self._change_map(MapStore.create(path, self.encoder.spec, descriptor_dtype=dtype))
+            return path
+
+    def reconfigure(self, detector_config: Config) -> None:
+        """Use other settings from the next image on, in the same session.
+
+        Raises:
+            MapError: the map cannot be read; the old settings stay in force.
+        """
+        with self._lock:
+            config = _for_node(detector_config, self.node_config)
+            if self._detector is not None:
+                self._detector.close()
+                self._detector = self._continued(self._detector, config)
+            self._config = config
+
+    # -- the detector ------------------------------------------------------------------------------------------------
+
+    def _detector_for(self, camera: Camera | None) -> LoopDetector:
+        """The detector, made anew when the camera became known or changed."""
+        if self._detector is None:
+            self._detector = self._first_detector(camera)
+        elif camera is not None and not is_same_camera(self._camera, camera):
+            self._detector = self._detector_of_changed_camera(camera)
+        else:
+            return self._detector
+        self._camera = camera
+        return self._detector
+
+    def _first_detector(self, camera: Camera | None) -> LoopDetector:
+        sessions = [] if self._map.store.read_only else self._map.store.sessions()
+        if not self._resume or not sessions:
+            return self._new_detector(camera)
+        if not is_same_camera(sessions[-1].camera, camera):
+            log.warning("session %r is not resumed: the camera is another one; a new one starts", sessions[-1].name)
+            return self._new_detector(camera)
+        return LoopDetector(self.encoder, self._map.store, camera, self._config, session_id=sessions[-1].id)
+
+    def _detector_of_changed_camera(self, camera: Camera) -> LoopDetector:
+        if self._camera is not None:
+            self._camera_changes += 1
+            if self._camera_changes > MAX_CAMERA_CHANGES:
+                raise InputError(
+                    f"intrinsics or mounting of the camera have changed {self._camera_changes} times; only a camera "
+                    "fixed to the base is supported: set frames.base to the camera's own frame, or publish its "
+                    "transform once"
+                )
+        log.warning("the camera %s; a new session starts", "changed" if self._camera is not None else "became known")
+        return self._new_detector(camera)
+
+    def _new_detector(self, camera: Camera | None) -> LoopDetector:
+        if self._detector is not None:
+            self._detector.close()
+        name = self._map.new_session_name(self.node_config.map.session)
+        detector = LoopDetector(self.encoder, self._map.store, camera, self._config, session=name)
+        self._map.read_sessions()
+        return detector
+
+    def _continued(self, detector: LoopDetector, config: Config) -> LoopDetector:
+        """A detector with other settings or other contents of the map, in the same session."""
+        return LoopDetector(self.encoder, self._map.store, self._camera, config, session_id=detector.session)
+
+    def _ask_without_session(self, frame: Frame) -> Update:
+        """Before the first image there is no camera, and a session must not begin because of a question."""
+        if self._map.store.path is None:
+            raise MapError("a map in memory cannot be asked before the first image; send an image first")
+        with MapStore.open(self._map.store.path, spec=self.encoder.spec, read_only=True) as store:
+            return LoopDetector(self.encoder, store, None, self._config).relocalize(frame)
+
+    def _change_map(self, store: MapStore) -> None:
+        """Use another map, with a detector when there was one; on failure the old one stays in use."""
+        old_map, old_detector = self._map, self._detector
+        new_map = MapInUse(store)
+        try:
+            self._map, self._detector = new_map, None
+            if old_detector is not None:
+                self._detector = self._new_detector(self._camera)
+        except BaseException:
+            self._map, self._detector = old_map, old_detector
+            store.close()
+            raise
+        self._resume = False
+        self._camera_changes = 0
+        if old_detector is not None:
+            old_detector.close()
+        old_map.store.close()
+
+    # -- outcomes ----------------------------------------------------------------------------------------------------
+
+    def _outcome(
+        self, frame: Frame, update: Update, camera_frame: str, base_frame: str | None, arrival_ns: int
+    ) -> Outcome:
+        frames = self.node_config.frames
+        return Outcome(
+            frame=frame,
+            update=update,
+            references={c.reference_id: self._map.infos[c.reference_id] for c in update.candidates},
+            session=self.session,
+            session_names=dict(self._map.session_names),
+            model_id=self.encoder.spec.fingerprint,
+            min_similarity=self._config.gate.min_similarity,
+            base_frame=base_frame or frames.base,
+            odom_frame=frames.odom,
+            camera_frame=camera_frame,
+            latency_ms=(time.monotonic_ns() - arrival_ns) / 1e6,
+        )
+
+
+def _load_encoder(config: NodeConfig) -> Encoder:
+    model = config.model
+    path = model.path if model.path == "vlad" else user_path(model.path)
+    return load_encoder(path, backend=model.backend, precision=None if model.precision == "auto" else model.precision)
+
+
+def _for_node(config: Config, node_config: NodeConfig) -> Config:
+    """When the SLAM system says which images are keyframes, every one of them is kept."""
+    if not node_config.input.external_keyframes:
+        return config
+    return config.model_copy(update={"keyframe": config.keyframe.model_copy(update={"every_frame": True})})
