@@ -188,10 +188,10 @@ class PlaceRecogniser:
         generation: int = 0,
         arrival_ns: int | None = None,
     ) -> Outcome:
-        """Where in the map is this? Nothing is stored. Arguments and errors as `process`."""
+        """Where in the map is this, the last moments left aside? Nothing is stored. Arguments and errors as `process`."""
         where = Origin(camera_frame, base_frame, odom_frame, arrival_ns or time.monotonic_ns())
         with self._lock:
-            update = self._detector_for(camera, generation).relocalize(frame)
+            update = self._detector_for(camera, generation).relocalize(frame, include_recent=False)
             return self._outcome(frame, update, where)
 
     def query(self, image: Image, *, stamp_ns: int = 0, camera_frame: str = "") -> Outcome:
