@@ -1,4 +1,4 @@
-"""A robot: publishes the images of a file with calibration, depth, odometry and mounting, and goes on when it is answered.
+"""A robot: publishes the images of a file with all that belongs to them, each when the one before is answered.
 
 Run as a process of its own by the tests.
 """
