@@ -68,7 +68,7 @@ class PlaceRecogniser:
             ModelError: the model cannot be used.
             MapError: the map cannot be used, or is of another model.
         """
-        encoder = encoder or _load_encoder(node_config)
+        encoder = encoder or open_encoder(node_config)
         try:
             dtype = detector_config.store.descriptor_dtype
             map_in_use = MapInUse.of_settings(node_config.map, encoder.spec, descriptor_dtype=dtype)
@@ -376,7 +376,12 @@ class PlaceRecogniser:
         )
 
 
-def _load_encoder(config: NodeConfig) -> Encoder:
+def open_encoder(config: NodeConfig) -> Encoder:
+    """The encoder of the settings.
+
+    Raises:
+        ModelError: it cannot be used.
+    """
     model = config.model
     path = model.path if model.path == "vlad" else user_path(model.path)
     return load_encoder(path, backend=model.backend, precision=None if model.precision == "auto" else model.precision)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from progeo_edge.errors import InputError
-from progeo_edge.sources.bag_reader import Message
 from progeo_edge.sources.images import FrameError
 from progeo_ros.adapters import Action, Adapter, Publish, Subscription
 from progeo_ros.config import NodeConfig
@@ -146,12 +145,3 @@ class ReplaySession:
 
 def _absolute(topic: str) -> str:
     return topic if topic.startswith("/") else f"/{topic}"
-
-
-def in_order(
-    session: ReplaySession,
-    messages: Iterable[Message],
-    handlers: dict[str, list[Callable[[Any, int], None]]],
-    deserialised: Callable[[Message], Any],
-) -> int:
-    raise NotImplementedError
