@@ -125,8 +125,13 @@ class LoopDetector:
                 self._store(frame, keyframe, status, candidates, closures)
             return Update(keyframe, tuple(candidates), closures, status, timer.timings_ms())
 
-    def relocalize(self, frame: Frame) -> Update:
+    def relocalize(self, frame: Frame, *, include_recent: bool = True) -> Update:
         """Where in the known map am I? No prior, no memory of earlier frames, nothing is stored.
+
+        Args:
+            frame: The image.
+            include_recent: Look among the keyframes within the exclusion window too; while mapping they would always
+                be the answer.
 
         Raises:
             InputError: image of a wrong shape, type or value.
@@ -138,7 +143,7 @@ class LoopDetector:
             if features is None:
                 return _no_keyframe(Status.UNRECOGNISABLE, timer)
             keyframe = replace(self._keyframe(frame, features, timer), id=RELOCALISATION_QUERY_ID, T_odom_base=None)
-            candidates = self._search.propose(keyframe, timer, everywhere=True)
+            candidates = self._search.propose(keyframe, timer, relocalising=True, include_recent=include_recent)
             query = Query(keyframe, features, self._camera_for(frame.image), self._mask(frame))
             candidates = self._judge.decide_alone(query, candidates, timer)
             closures = _closures(RELOCALISATION_QUERY_ID, candidates)

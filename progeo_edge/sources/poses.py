@@ -71,7 +71,7 @@ class PoseTrack:
         T_start, T_end = self._pose(after - 1), self._pose(after)
         if T_start is None or T_end is None or end_ns - start_ns > MAX_GAP_NS:
             return None
-        return _interpolate(T_start, T_end, (stamp_ns - start_ns) / (end_ns - start_ns))
+        return interpolate_pose(T_start, T_end, (stamp_ns - start_ns) / (end_ns - start_ns))
 
     def _pose(self, index: int) -> Transform | None:
         if not self._valid[index]:
@@ -140,7 +140,8 @@ def read_fields(path: Path) -> list[tuple[int, list[str]]]:
     return rows
 
 
-def _interpolate(T_start: Transform, T_end: Transform, share: float) -> Transform:
+def interpolate_pose(T_start: Transform, T_end: Transform, share: float) -> Transform:
+    """Pose at a share (0 to 1) of the way: linear in position, shortest rotation (slerp) in orientation."""
     position = (1.0 - share) * T_start[:3, 3] + share * T_end[:3, 3]
     turn = rotation_log(T_start[:3, :3].T @ T_end[:3, :3])
     return make_transform(T_start[:3, :3] @ rotation_exp(share * turn), position)

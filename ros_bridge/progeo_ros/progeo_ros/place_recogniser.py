@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from progeo_edge.config import Config
@@ -16,13 +18,23 @@ from progeo_edge.map_store import MapStore
 from progeo_edge.types import Frame, Image, Update
 from progeo_ros.camera_identity import is_same_camera
 from progeo_ros.config import NodeConfig
-from progeo_ros.events import Outcome
+from progeo_ros.events import Outcome, thumbnail_of
 from progeo_ros.map_in_use import MapInUse, user_path
 
 log = logging.getLogger(__name__)
 
 MAX_CAMERA_CHANGES = 5
 """A camera that keeps changing is not fixed to the robot; a session per image would be no map."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where and when an image was taken, as ROS says; arguments of `PlaceRecogniser.process`."""
+
+    camera_frame: str
+    base_frame: str | None
+    odom_frame: str | None
+    arrival_ns: int
 
 
 class PlaceRecogniser:
@@ -45,6 +57,7 @@ class PlaceRecogniser:
         self._detector: LoopDetector | None = None
         self._camera: Camera | None = None
         self._camera_changes = 0
+        self._generation: int | None = None
         self._resume = node_config.map.resume
 
     @classmethod
@@ -78,7 +91,7 @@ class PlaceRecogniser:
         recogniser = cls(encoder, map_in_use, node_config, detector_config)
         try:
             if camera is not None:
-                recogniser._detector_for(camera)
+                recogniser._detector_for(camera, 0)
         except BaseException:
             recogniser.close()
             raise
@@ -128,11 +141,6 @@ class PlaceRecogniser:
         with self._lock:
             return {} if self._detector is None else self._detector.index_report()
 
-    def thumbnail(self, keyframe_id: int) -> Image | None:
-        """Small image of a keyframe, (H, W, 3) BGR or (H, W); None when the map keeps none."""
-        with self._lock:
-            return self._map.store.thumbnail(keyframe_id)
-
     # -- images ------------------------------------------------------------------------------------------------------
 
     def process(
@@ -142,6 +150,8 @@ class PlaceRecogniser:
         *,
         camera_frame: str = "",
         base_frame: str | None = None,
+        odom_frame: str | None = None,
+        generation: int = 0,
         arrival_ns: int | None = None,
     ) -> Outcome:
         """Detect loops; in a read-only map relocalise. When this returns, the keyframe survives the death of the node.
@@ -151,19 +161,21 @@ class PlaceRecogniser:
             camera: Its camera; None while it is unknown, which gives closures without pose.
             camera_frame: frame_id of the image.
             base_frame: Frame that poses are of; None for the one of the settings.
+            odom_frame: Frame of the odometry; None for the one of the settings.
+            generation: A new session starts when it changes (see `Pending`).
             arrival_ns: When the image arrived, by `time.monotonic_ns`; None for now.
 
         Raises:
             InputError: image, pose or camera that cannot be used; nothing was stored.
             MapError: the map cannot be written; everything acknowledged before is kept.
         """
-        arrival_ns = time.monotonic_ns() if arrival_ns is None else arrival_ns
+        where = Origin(camera_frame, base_frame, odom_frame, arrival_ns or time.monotonic_ns())
         with self._lock:
-            detector = self._detector_for(camera)
+            detector = self._detector_for(camera, generation)
             update = detector.relocalize(frame) if self._map.store.read_only else detector.process(frame)
             if update.keyframe is not None:
                 self._map.learn(update.keyframe, update.status)
-            return self._outcome(frame, update, camera_frame, base_frame, arrival_ns)
+            return self._outcome(frame, update, where)
 
     def relocalize(
         self,
@@ -172,13 +184,15 @@ class PlaceRecogniser:
         *,
         camera_frame: str = "",
         base_frame: str | None = None,
+        odom_frame: str | None = None,
+        generation: int = 0,
         arrival_ns: int | None = None,
     ) -> Outcome:
-        """Where in the map is this? Nothing is stored. Arguments and errors as `process`."""
-        arrival_ns = time.monotonic_ns() if arrival_ns is None else arrival_ns
+        """Where in the map is this, the last moments left aside? Nothing is stored. Arguments and errors as `process`."""
+        where = Origin(camera_frame, base_frame, odom_frame, arrival_ns or time.monotonic_ns())
         with self._lock:
-            update = self._detector_for(camera).relocalize(frame)
-            return self._outcome(frame, update, camera_frame, base_frame, arrival_ns)
+            update = self._detector_for(camera, generation).relocalize(frame, include_recent=False)
+            return self._outcome(frame, update, where)
 
     def query(self, image: Image, *, stamp_ns: int = 0, camera_frame: str = "") -> Outcome:
         """Where has this image been seen? Nothing is stored, and no earlier image plays a part.
@@ -186,13 +200,13 @@ class PlaceRecogniser:
         Raises:
             InputError: the image cannot be used.
         """
-        frame, arrival_ns = Frame(stamp_ns, image), time.monotonic_ns()
+        frame, where = Frame(stamp_ns, image), Origin(camera_frame, None, None, time.monotonic_ns())
         with self._lock:
             if self._detector is not None:
                 update = self._detector.relocalize(frame)
             else:
                 update = self._ask_without_session(frame)
-            return self._outcome(frame, update, camera_frame, None, arrival_ns)
+            return self._outcome(frame, update, where)
 
     # -- the map and its sessions ------------------------------------------------------------------------------------
 
@@ -286,10 +300,15 @@ class PlaceRecogniser:
 
     # -- the detector ------------------------------------------------------------------------------------------------
 
-    def _detector_for(self, camera: Camera | None) -> LoopDetector:
-        """The detector, made anew when the camera became known or changed."""
+    def _detector_for(self, camera: Camera | None, generation: int) -> LoopDetector:
+        """The detector, made anew when the camera became known or changed, or time started anew."""
+        is_same_run = self._generation in (None, generation)
+        self._generation = generation
         if self._detector is None:
             self._detector = self._first_detector(camera)
+        elif not is_same_run:
+            camera = camera or self._camera
+            self._detector = self._new_detector(camera)
         elif camera is not None and not is_same_camera(self._camera, camera):
             self._detector = self._detector_of_changed_camera(camera)
         else:
@@ -357,10 +376,8 @@ class PlaceRecogniser:
 
     # -- outcomes ----------------------------------------------------------------------------------------------------
 
-    def _outcome(
-        self, frame: Frame, update: Update, camera_frame: str, base_frame: str | None, arrival_ns: int
-    ) -> Outcome:
-        frames = self.node_config.frames
+    def _outcome(self, frame: Frame, update: Update, where: Origin) -> Outcome:
+        frames, store = self.node_config.frames, self._map.store
         return Outcome(
             frame=frame,
             update=update,
@@ -369,10 +386,11 @@ class PlaceRecogniser:
             session_names=dict(self._map.session_names),
             model_id=self.encoder.spec.fingerprint,
             min_similarity=self._config.gate.min_similarity,
-            base_frame=base_frame or frames.base,
-            odom_frame=frames.odom,
-            camera_frame=camera_frame,
-            latency_ms=(time.monotonic_ns() - arrival_ns) / 1e6,
+            base_frame=where.base_frame or frames.base,
+            odom_frame=where.odom_frame or frames.odom,
+            camera_frame=where.camera_frame,
+            latency_ms=(time.monotonic_ns() - where.arrival_ns) / 1e6,
+            thumbnail_of=partial(thumbnail_of, store),
         )
 
 
