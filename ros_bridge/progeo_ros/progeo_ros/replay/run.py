@@ -20,7 +20,7 @@ from progeo_edge.map_store import MapStore
 from progeo_edge.sources.bag import is_bag
 from progeo_edge.sources.bag_reader import Message, deserialize, opened, read_messages
 from progeo_edge.sources.images import FrameError
-from progeo_ros.adapters import open_adapters
+from progeo_ros.adapters.opening import open_adapters
 from progeo_ros.config import NodeConfig
 from progeo_ros.frame_assembler import FrameAssembler
 from progeo_ros.place_recogniser import PlaceRecogniser, open_encoder
@@ -99,7 +99,7 @@ def run_replay(
         types = RosbagsTypes()
         try:
             with BagWriter(folder / out.stem, types) as writer:
-                session = _session(node_config, recogniser, writer, types, out)
+                session = _session(node_config, recogniser, writer, types)
                 player = _Player(reader, inputs, session, with_inputs, writer, types, on_image)
                 player.play()
                 _refuse_nothing(bag, inputs, session)
@@ -259,11 +259,11 @@ def _copy_map(source: Path, target: Path, spec: ModelSpec) -> None:
 
 
 def _session(
-    config: NodeConfig, recogniser: PlaceRecogniser, writer: BagWriter, types: RosbagsTypes, out: Path
+    config: NodeConfig, recogniser: PlaceRecogniser, writer: BagWriter, types: RosbagsTypes
 ) -> ReplaySession:
     camera = load_camera(config.camera.file) if config.camera.file else None
-    adapters = open_adapters(config, types, out.with_suffix(MAP_SUFFIX))
-    return ReplaySession(config, FrameAssembler(config, camera), recogniser, adapters, writer, types)
+    adapters = open_adapters(config, types, recogniser.map_path, lambda image: recogniser.encoder.encode([image])[0])
+    return ReplaySession(config, FrameAssembler(config, camera, keep_all=True), recogniser, adapters, writer, types)
 
 
 def _refuse_nothing(bag: Path, inputs: Inputs, session: ReplaySession) -> None:
