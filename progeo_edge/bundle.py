@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+NOT_TRAINED = "not trained for places: stock or random weights"
+"""A note of the manifest, by which a robot can warn."""
 
 Precision = Literal["fp32", "fp16", "int8"]
 
