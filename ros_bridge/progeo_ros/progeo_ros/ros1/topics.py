@@ -14,7 +14,7 @@ from progeo_ros.publications import Publication
 from progeo_ros.ros1.types import GenpyTypes
 
 
-class KeptTopic(rospy.SubscribeListener):  # type: ignore[misc]
+class KeptTopic(rospy.SubscribeListener):  # type: ignore[misc]  # rospy is not there where mypy runs
     """A topic whose last messages every late joiner gets, like transient local of ROS 2.
 
     The latch of rospy keeps one message; a graph needs all closures. One that is published while somebody joins may
@@ -44,27 +44,31 @@ class KeptTopic(rospy.SubscribeListener):  # type: ignore[misc]
 
 
 class OutcomeTopic:
-    """Publishes what a `Publication` makes of an outcome."""
+    """Publishes what a `Publication` makes of an outcome.
+
+    Attributes:
+        name: Of the topic.
+    """
 
     def __init__(self, publication: Publication, types: GenpyTypes) -> None:
         """Advertise."""
+        self.name = publication.topic
         self._publication = publication
         self._types = types
-        self._publisher = open_topic(
-            publication.topic, types.message_class(publication.msgtype), publication.depth, publication.latched
-        )
+        message_class = types.message_class(publication.msgtype)
+        self._topic = open_topic(publication.topic, message_class, publication.depth, publication.latched)
 
     def publish(self, outcome: Outcome) -> None:
         """Build and send, when there is something to send and somebody to send it to."""
         publication = self._publication
-        if not publication.always and self._publisher.get_num_connections() == 0:
+        if not publication.always and self._topic.get_num_connections() == 0:
             return
         for message in publication.build(self._types, outcome):
-            self._publisher.publish(message)
+            self._topic.publish(message)
 
 
 def open_topic(name: str, message_class: Any, depth: int, latched: bool) -> Any:  # noqa: ANN401
-    """A publisher; a latched one gives late joiners the last `depth` messages."""
+    """A topic to publish to; with `latched`, late joiners get the last `depth` messages."""
     if latched:
         return KeptTopic(name, message_class, depth)
     return rospy.Publisher(name, message_class, tcp_nodelay=True, queue_size=depth)
