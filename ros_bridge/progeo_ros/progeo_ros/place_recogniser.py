@@ -133,8 +133,9 @@ class PlaceRecogniser:
     @property
     def session(self) -> str:
         """Name of the session being written; "" before the first image and with a read-only map."""
-        detector = self._detector
-        return "" if detector is None or detector.session is None else self._map.session_names[detector.session]
+        with self._lock:
+            detector = self._detector
+            return "" if detector is None or detector.session is None else self._map.session_names[detector.session]
 
     def index_report(self) -> dict[str, object]:
         """As `LoopDetector.index_report`; empty before the first image. Takes milliseconds: not for every image."""
@@ -188,7 +189,7 @@ class PlaceRecogniser:
         generation: int = 0,
         arrival_ns: int | None = None,
     ) -> Outcome:
-        """Where in the map is this, the last moments left aside? Nothing is stored. Arguments and errors as `process`."""
+        """Where in the map is this, the recent past aside? Nothing is stored. Arguments and errors as `process`."""
         where = Origin(camera_frame, base_frame, odom_frame, arrival_ns or time.monotonic_ns())
         with self._lock:
             update = self._detector_for(camera, generation).relocalize(frame, include_recent=False)

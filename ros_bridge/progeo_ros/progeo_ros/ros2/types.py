@@ -38,12 +38,10 @@ class RclpyTypes:
         return self.find(name) is not None
 
     def find(self, name: str) -> Any | None:  # noqa: ANN401
-        """The class of a message ("std_msgs/msg/Header"), a service ("progeo_msgs/srv/Query"), or a part of one
-        ("progeo_msgs/srv/Query_Request"); None when it is not there.
-        """
+        """The class of a message, a service ("progeo_msgs/srv/Query") or a part of one; None when it is not there."""
         return _class_of(name)
 
-    def make(self, name: str, **fields: Any) -> Any:  # noqa: ANN401
+    def make(self, name: str, /, **fields: Any) -> Any:  # noqa: ANN401
         """See `MessageTypes.make`."""
         kind = _class_of(name)
         if kind is None:
@@ -82,6 +80,8 @@ def _value(value: Any, kind: str) -> Any:  # noqa: ANN401
         return _fixed_array(value, kind[: kind.index("[")])
     if kind in ("float", "double"):
         return float(value)
+    if kind == "octet" and isinstance(value, int):
+        return bytes([value])
     return value.item() if isinstance(value, np.generic) else value
 
 
