@@ -142,7 +142,9 @@ def test_keyframes_and_descriptors_are_those_of_the_map(replay):
             assert np.linalg.norm(vector) == pytest.approx(1.0, abs=1e-5)
             np.testing.assert_allclose(vector, store.keyframe(keyframe.id).descriptor, atol=1e-3)
         poses = [message.pose.position.x for message in written.messages["/keyframes"]]
-        np.testing.assert_allclose(poses, [T[0, 3] for info in store.infos() if (T := info.T_odom_base) is not None], atol=1e-9)
+        np.testing.assert_allclose(
+            poses, [T[0, 3] for info in store.infos() if (T := info.T_odom_base) is not None], atol=1e-9
+        )
 
 
 def test_stamps_are_those_of_images(replay):
