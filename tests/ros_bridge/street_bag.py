@@ -33,11 +33,8 @@ def write_street(
     frames = two_passes()[0]
     frames = tuple(frame for lap in passes for frame in frames[6 * lap : 6 * lap + 6])
     mounting = camera().T_base_camera
-    messages.add(
-        "/tf_static",
-        frames[0].stamp_ns,
-        messages.static_transform("base_link", "camera", tuple(mounting[:3, 3]), tuple(quaternion_xyzw(mounting[:3, :3]))),
-    )
+    at, turned = tuple(mounting[:3, 3]), tuple(quaternion_xyzw(mounting[:3, :3]))
+    messages.add("/tf_static", frames[0].stamp_ns, messages.static_transform("base_link", "camera", at, turned))
     for i, frame in enumerate(frames):
         height_px, width_px = frame.image.shape[:2]
         if camera_info:

@@ -119,7 +119,11 @@ def test_rviz_shows_topics_of_the_node():
     }
     shown = [display for display in view["Visualization Manager"]["Displays"] if "Topic" in display]
     outputs = [display for display in shown if display["Topic"]["Value"] not in ("/image", "/odom")]
-    assert {display["Topic"]["Value"] for display in outputs} == {"/match_image", "/loop_markers", "/relocalization_pose"}
+    assert {display["Topic"]["Value"] for display in outputs} == {
+        "/match_image",
+        "/loop_markers",
+        "/relocalization_pose",
+    }
     for display in outputs:
         publication = published[display["Topic"]["Value"]]
         assert kinds[display["Class"]] == publication.msgtype

@@ -10,13 +10,9 @@ from typing import Any
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler
-from launch.events import matches_action
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import LifecycleNode, Node
-from launch_ros.event_handlers import OnStateTransition
-from launch_ros.events.lifecycle import ChangeState
-from lifecycle_msgs.msg import Transition
+from launch_ros.actions import Node
 
 SHARE = Path(get_package_share_directory("progeo_ros"))
 
@@ -51,22 +47,20 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def start(context: LaunchContext) -> list[Any]:
-    """The node, what drives it through its lifecycle, and RViz, with all arguments known."""
+    """The node and RViz, with all arguments known."""
     given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
-    node = LifecycleNode(
-        package="progeo_ros",
-        executable="progeo-node",
-        name=given["name"],
-        namespace=given["namespace"],
-        parameters=[given["params_file"], overrides(given)],
-        remappings=remappings(given),
-        arguments=["--ros-args", "--log-level", given["log_level"]],
-        output="screen",
-    )
-    actions: list[Any] = [node]
-    if given["autostart"] == "true":
-        # The second transition waits for the first: a node that cannot be configured stays unconfigured, and says why.
-        actions = [activate_when_configured(node), node, transition(node, Transition.TRANSITION_CONFIGURE)]
+    actions = [
+        Node(
+            package="progeo_ros",
+            executable="progeo-node",
+            name=given["name"],
+            namespace=given["namespace"],
+            parameters=[given["params_file"], overrides(given)],
+            remappings=remappings(given),
+            arguments=["--ros-args", "--log-level", given["log_level"]],
+            output="screen",
+        )
+    ]
     if given["rviz"] == "true":
         rviz = ["-d", str(SHARE / "rviz" / "progeo.rviz")]
         actions.append(Node(package="rviz2", executable="rviz2", arguments=rviz, remappings=remappings(given)))
@@ -75,7 +69,7 @@ def start(context: LaunchContext) -> list[Any]:
 
 def overrides(given: dict[str, str]) -> dict[str, Any]:
     """Parameters that follow from the arguments; they win over the file."""
-    values: dict[str, Any] = {"use_sim_time": given["use_sim_time"] == "true"}
+    values: dict[str, Any] = {name: given[name] == "true" for name in ("autostart", "use_sim_time")}
     if given["image"].endswith("/compressed"):
         values["input.transport"] = "compressed"
     for argument, parameter in (("depth", "input.depth"), ("right_image", "input.right")):
@@ -105,20 +99,3 @@ def remappings(given: dict[str, str]) -> list[tuple[str, str]]:
         "keyframe": given["keyframe"],
     }
     return [(ours, theirs) for ours, theirs in wanted.items() if theirs and theirs != ours]
-
-
-def transition(node: LifecycleNode, transition_id: int) -> EmitEvent:
-    """Ask the node for one step of its lifecycle."""
-    return EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition_id))
-
-
-def activate_when_configured(node: LifecycleNode) -> RegisterEventHandler:
-    """The second step, as soon as the first has succeeded."""
-    return RegisterEventHandler(
-        OnStateTransition(
-            target_lifecycle_node=node,
-            start_state="configuring",
-            goal_state="inactive",
-            entities=[transition(node, Transition.TRANSITION_ACTIVATE)],
-        )
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rosbags.interfaces import (
     Connection,
@@ -20,7 +20,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 
 from progeo_ros.rosbags_types import RosbagsTypes
 
-FORMAT_VERSION = 8
+FORMAT_VERSION: Literal[8] = 8
 """Of rosbag2; Humble reads up to 8."""
 FOREVER = QosTime(2147483647, 4294967295)
 

@@ -228,7 +228,9 @@ def _fitting(config: NodeConfig, inputs: Inputs, out: Path) -> tuple[NodeConfig,
     """Settings that the bag cannot meet, and paths that only a node has."""
     notes = []
     if config.input.odometry == "topic" and inputs.odom is None:
-        notes.append("the bag has no odometry topic: closures are not checked against odometry, and poses have no metres")
+        notes.append(
+            "the bag has no odometry topic: closures are not checked against odometry, and poses have no metres"
+        )
         config = config.model_copy(update={"input": config.input.model_copy(update={"odometry": "none"})})
     if not config.recorder.folder:
         folder = str(out.with_name(f"{out.stem}_graph"))
@@ -258,9 +260,7 @@ def _copy_map(source: Path, target: Path, spec: ModelSpec) -> None:
         known.copy_to(target)
 
 
-def _session(
-    config: NodeConfig, recogniser: PlaceRecogniser, writer: BagWriter, types: RosbagsTypes
-) -> ReplaySession:
+def _session(config: NodeConfig, recogniser: PlaceRecogniser, writer: BagWriter, types: RosbagsTypes) -> ReplaySession:
     camera = load_camera(config.camera.file) if config.camera.file else None
     adapters = open_adapters(config, types, recogniser.map_path, lambda image: recogniser.encoder.encode([image])[0])
     return ReplaySession(config, FrameAssembler(config, camera, keep_all=True), recogniser, adapters, writer, types)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,7 +42,7 @@ class Inputs:
 
 
 def read_remaps(remaps: Sequence[str]) -> dict[str, str]:
-    """"image=/camera/image_raw" as a table.
+    """A table of what is written as "image=/camera/image_raw".
 
     Raises:
         ConfigError: no assignment, or a name that the node does not have.
@@ -56,7 +56,7 @@ def read_remaps(remaps: Sequence[str]) -> dict[str, str]:
     return table
 
 
-def implied_settings(remaps: dict[str, str]) -> list[str]:
+def implied_settings(remaps: Mapping[str, str]) -> list[str]:
     """Who names a topic wants it used; assignments as of `--set`."""
     switches = {
         "depth": "input.depth=true",
@@ -66,7 +66,7 @@ def implied_settings(remaps: dict[str, str]) -> list[str]:
     return [setting for name, setting in switches.items() if name in remaps]
 
 
-def choose_inputs(reader: AnyReader, path: Path, remaps: dict[str, str], config: NodeConfig) -> Inputs:
+def choose_inputs(reader: AnyReader, path: Path, remaps: Mapping[str, str], config: NodeConfig) -> Inputs:
     """Named topics, and where none is named the only one of its type.
 
     Raises:
@@ -74,7 +74,9 @@ def choose_inputs(reader: AnyReader, path: Path, remaps: dict[str, str], config:
     """
     for name, wanted in (("depth", config.input.depth), ("right/image", config.input.right)):
         if wanted and name not in remaps:
-            raise SourceError(f"{name} is switched on, but its topic in bag {path} is not named; give --topic {name}=...")
+            raise SourceError(
+                f"{name} is switched on, but its topic in bag {path} is not named; give --topic {name}=..."
+            )
     chosen = choose_topics(
         reader,
         path,
@@ -100,14 +102,14 @@ def choose_inputs(reader: AnyReader, path: Path, remaps: dict[str, str], config:
     )
 
 
-def _right_info(reader: AnyReader, path: Path, remaps: dict[str, str], chosen: BagTopics) -> str | None:
+def _right_info(reader: AnyReader, path: Path, remaps: Mapping[str, str], chosen: BagTopics) -> str | None:
     if chosen.right is None:
         return None
     beside = f"{chosen.right.rpartition('/')[0]}/camera_info"
     return _named_or_there(reader, path, remaps, "right/camera_info", (CAMERA_INFO,), beside)
 
 
-def _keyframes(reader: AnyReader, path: Path, remaps: dict[str, str], config: NodeConfig) -> str | None:
+def _keyframes(reader: AnyReader, path: Path, remaps: Mapping[str, str], config: NodeConfig) -> str | None:
     if not config.input.external_keyframes:
         return None
     topic = _named_or_there(reader, path, remaps, "keyframe", (HEADER,))
@@ -120,7 +122,7 @@ def _keyframes(reader: AnyReader, path: Path, remaps: dict[str, str], config: No
 
 
 def _named_or_there(
-    reader: AnyReader, path: Path, remaps: dict[str, str], name: str, kinds: tuple[str, ...], default: str = ""
+    reader: AnyReader, path: Path, remaps: Mapping[str, str], name: str, kinds: tuple[str, ...], default: str = ""
 ) -> str | None:
     """The named topic, which must be there, or the usual one, which may be."""
     topic = remaps.get(name, default or f"/{name}")
