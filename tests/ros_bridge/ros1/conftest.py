@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ros_bridge.ros1.ros1_environment import build_messages, what_is_missing
+from tests.ros_bridge.ros1.ros1_environment import build_packages, python_folder, what_is_missing
 
 MISSING = what_is_missing()
 
@@ -21,9 +21,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def progeo_msgs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder on Python's path that holds progeo_msgs as catkin built it."""
-    folder = build_messages(tmp_path_factory.mktemp("catkin"))
-    sys.path.insert(0, str(folder))
-    yield folder
-    sys.path.remove(str(folder))
+def ros1_packages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder that catkin installed progeo_msgs and progeo_ros to; progeo_msgs can be imported."""
+    install = build_packages(tmp_path_factory.mktemp("catkin"))
+    sys.path.insert(0, str(python_folder(install)))
+    yield install
+    sys.path.remove(str(python_folder(install)))

@@ -1,4 +1,4 @@
-"""What the tests need of a ROS 1 (Debian and Ubuntu carry it), and progeo_msgs built by its catkin."""
+"""What the tests need of a ROS 1 (Debian and Ubuntu carry it), and what catkin makes of our packages."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-MESSAGES = Path(__file__).resolve().parents[3] / "ros_bridge" / "progeo_msgs"
+BRIDGE = Path(__file__).resolve().parents[3] / "ros_bridge"
 PACKAGES = (
     *("rospy", "rosgraph", "rosmaster", "std_msgs", "std_srvs", "geometry_msgs", "sensor_msgs", "nav_msgs"),
     *("diagnostic_msgs", "visualization_msgs", "tf2_msgs"),
 )
-PROGRAMS = ("rosmaster", "cmake", "catkin_find")
+PROGRAMS = ("rosmaster", "roslaunch", "cmake", "catkin_find")
 
 
 def what_is_missing() -> str | None:
@@ -28,20 +28,29 @@ def what_is_missing() -> str | None:
     return None
 
 
-def build_messages(folder: Path) -> Path:
-    """Build and install progeo_msgs with catkin, outside the source tree.
+def build_packages(folder: Path) -> Path:
+    """Build and install progeo_msgs and progeo_ros with catkin, outside the source tree.
 
     Returns:
-        The folder to put on Python's path.
+        The folder they are installed to.
     """
-    # The Python of the test has its own PATH; catkin wants the one of the system, for which it was packaged.
+    install = folder / "install"
+    for package in ("progeo_msgs", "progeo_ros"):
+        build = str(folder / package)
+        # catkin wants the Python it was packaged for; the test may run in another.
+        settings = [f"-DCMAKE_INSTALL_PREFIX={install}", "-DPYTHON_EXECUTABLE=/usr/bin/python3"]
+        _run(["cmake", "-S", str(BRIDGE / package), "-B", build, *settings])
+        _run(["cmake", "--build", build])
+        _run(["cmake", "--install", build])
+    return install
+
+
+def python_folder(install: Path) -> Path:
+    """Where catkin puts modules of Python."""
+    return install / "lib" / "python3" / "dist-packages"
+
+
+def _run(command: list[str]) -> None:
     environment = {**os.environ, "ROS_VERSION": "1", "ROS_LANG_DISABLE": "gencpp:genlisp"}
-    configure = ["cmake", "-S", str(MESSAGES), "-B", str(folder / "build"), f"-DCMAKE_INSTALL_PREFIX={folder}/install"]
-    for command in (
-        [*configure, "-DPYTHON_EXECUTABLE=/usr/bin/python3"],
-        ["cmake", "--build", str(folder / "build")],
-        ["cmake", "--install", str(folder / "build")],
-    ):
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    return folder / "install" / "lib" / "python3" / "dist-packages"
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

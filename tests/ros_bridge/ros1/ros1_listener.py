@@ -27,19 +27,19 @@ def main() -> None:
 
 
 def _write(file: TextIO, topic: str, message: Any) -> None:
-    file.write(json.dumps({"topic": topic, "message": _plain(message)}) + "\n")
+    file.write(json.dumps({"topic": topic, "message": plain(message)}) + "\n")
     file.flush()
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Times as nanoseconds, bytes by their number; NaN stays NaN, as Python's json has it."""
     if hasattr(value, "to_nsec"):
         return value.to_nsec()
     if hasattr(value, "__slots__") and hasattr(value, "_slot_types"):
-        return {name: _plain(getattr(value, name)) for name in value.__slots__}
+        return {name: plain(getattr(value, name)) for name in value.__slots__}
     if isinstance(value, bytes):
         return len(value)
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import numpy as np
 import rospy
 from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Odometry
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
@@ -35,6 +36,7 @@ class Robot:
         self.info = rospy.Publisher("camera_info", CameraInfo, queue_size=10)
         self.depth = rospy.Publisher("depth", Image, queue_size=10)
         self.odom = rospy.Publisher("odom", Odometry, queue_size=10)
+        self.clock = rospy.Publisher("/clock", Clock, queue_size=10) if options.clock else None
         self.tf = rospy.Publisher("/tf_static", TFMessage, queue_size=10, latch=True)
         self.tf.publish(TFMessage([self._mounting()]))
 
@@ -51,11 +53,13 @@ class Robot:
         stamp = rospy.Time(0, int(self.recording["stamps_ns"][i]))
         stamp.canon()
         image, depth_m = self.recording["images"][i], self.recording["depth_m"][i]
+        if self.clock is not None:
+            self.clock.publish(Clock(stamp))
         self.odom.publish(self._odometry(i, stamp))
         if not self.options.no_camera_info:
             self.info.publish(self._camera_info(stamp))
-        self.depth.publish(_picture(stamp, depth_m, "32FC1"))
-        self.image.publish(_picture(stamp, image, "bgr8"))
+        self.depth.publish(picture(stamp, depth_m, "32FC1"))
+        self.image.publish(picture(stamp, image, "bgr8"))
 
     def _odometry(self, i: int, stamp: Any) -> Odometry:
         message = Odometry(header=Header(stamp=stamp, frame_id="odom"), child_frame_id="base_link")
@@ -135,12 +139,14 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--last", type=int, required=True)
     parser.add_argument("--period-s", type=float, default=0.0, help="between images; 0 waits for the answer to each")
+    parser.add_argument("--clock", action="store_true", help="simulated time: that of the images")
     parser.add_argument("--no-camera-info", action="store_true")
     parser.add_argument("--nan-odometry", action="store_true")
     return parser.parse_args(rospy.myargv()[1:])
 
 
-def _picture(stamp: Any, pixels: Any, encoding: str) -> Image:
+def picture(stamp: Any, pixels: Any, encoding: str) -> Image:
+    """sensor_msgs/Image without padding."""
     height, width = pixels.shape[:2]
     header = Header(stamp=stamp, frame_id="camera")
     step = pixels.nbytes // height

@@ -18,6 +18,7 @@ from xmlrpc.client import ServerProxy
 
 import numpy as np
 
+from tests.ros_bridge.ros1.ros1_environment import python_folder
 from tests.small_world import camera, two_passes
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -30,12 +31,12 @@ class Ros1:
 
     Args:
         folder: For logs, parameter files and what listeners heard.
-        messages: Folder on Python's path with progeo_msgs.
+        packages: Folder that catkin installed progeo_msgs and progeo_ros to.
     """
 
-    def __init__(self, folder: Path, messages: Path) -> None:
+    def __init__(self, folder: Path, packages: Path) -> None:
         self.folder = folder
-        self.messages = messages
+        self.packages = packages
         self.processes: list[subprocess.Popen[str]] = []
         port = _free_port()
         self.environment = {
@@ -44,17 +45,21 @@ class Ros1:
             "ROS_IP": "127.0.0.1",
             "ROS_HOME": str(folder / "home"),
             "ROS_LOG_DIR": str(folder / "log"),
+            "ROS_PACKAGE_PATH": str(packages / "share"),
+            "CMAKE_PREFIX_PATH": str(packages),
+            # Scripts that begin with "env python3" take the Python of the test.
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "PYTHONUNBUFFERED": "1",
         }
-        master = shutil.which("rosmaster")
-        assert master is not None
         # The script's own first line would take the first python3 of PATH, which may know no ROS.
-        self.start("master", ["/usr/bin/python3", master, "--core", "-p", str(port)])
+        self.start("master", ["/usr/bin/python3", _path_of("rosmaster"), "--core", "-p", str(port)])
         wait_until(lambda: _answers(port), "the master does not answer")
 
     def start(self, name: str, command: Sequence[str], *, with_messages: bool = True) -> subprocess.Popen[str]:
         """Start a process whose output goes to NAME.out and NAME.err."""
-        paths = [str(ROOT), str(ROOT / "ros_bridge" / "progeo_ros"), *([str(self.messages)] if with_messages else [])]
+        paths = [str(ROOT), str(ROOT / "ros_bridge" / "progeo_ros")]
+        if with_messages:
+            paths.append(str(python_folder(self.packages)))
         environment = {**self.environment, "PYTHONPATH": os.pathsep.join(paths)}
         with self.output(name).open("w") as out, self.errors(name).open("w") as err:
             process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=err, text=True)
@@ -72,6 +77,16 @@ class Ros1:
         with ServerProxy(self.environment["ROS_MASTER_URI"]) as master:
             master.setParam("/test", namespace, values)
 
+    def delete_parameter(self, name: str) -> None:
+        with ServerProxy(self.environment["ROS_MASTER_URI"]) as master:
+            master.deleteParam("/test", name)
+
+    def launch(self, *arguments: str) -> subprocess.Popen[str]:
+        """The launch file, as catkin installed it, with its arguments."""
+        return self.start(
+            "launch", ["/usr/bin/python3", _path_of("roslaunch"), "progeo_ros", "progeo_ros1.launch", *arguments]
+        )
+
     def start_node(self, namespace: str, *, with_messages: bool = True) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "progeo_ros.ros1.main", f"__ns:={namespace}"]
         return self.start(f"node{namespace.replace('/', '-')}", command, with_messages=with_messages)
@@ -83,6 +98,13 @@ class Ros1:
         self.start(name, command)
         wait_until(lambda: "listening" in self.output(name).read_text(), f"{name} does not start")
         return Listener(path)
+
+    def call(self, namespace: str, recording: Path, *calls: tuple[str, str, dict[str, Any]]) -> list[Any]:
+        """Call services (name, "package/Type", fields) by a process; their answers."""
+        name = f"caller-{len(self.processes)}"
+        command = [sys.executable, "-m", f"{HERE}.ros1_caller", str(recording), json.dumps(calls), f"__ns:={namespace}"]
+        assert self.finish(self.start(name, command)) == 0, self.errors(name).read_text()
+        return [json.loads(line) for line in self.output(name).read_text().splitlines()]
 
     def play(self, namespace: str, recording: Path, *options: str) -> subprocess.Popen[str]:
         """A process that publishes a recording and ends with it."""
@@ -144,6 +166,12 @@ def wait_until(condition: Callable[[], bool], otherwise: str, timeout_s: float =
     while not condition():
         assert time.monotonic() < end, otherwise
         time.sleep(0.05)
+
+
+def _path_of(program: str) -> str:
+    path = shutil.which(program)
+    assert path is not None
+    return path
 
 
 def _free_port() -> int:

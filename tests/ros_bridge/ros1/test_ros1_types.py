@@ -18,7 +18,7 @@ STAMP_NS = 1_700_000_000_123_456_789
 
 
 @pytest.fixture
-def genpy_types(progeo_msgs: Path) -> Any:
+def genpy_types(ros1_packages: Path) -> Any:
     from progeo_ros.ros1.types import GenpyTypes
 
     return GenpyTypes()

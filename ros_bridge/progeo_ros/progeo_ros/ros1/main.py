@@ -7,6 +7,7 @@ import sys
 import rospy
 
 from progeo_edge.errors import ProgeoError
+from progeo_ros.ros1.log_bridge import bridge_logs
 from progeo_ros.ros1.node import Node
 from progeo_ros.ros1.parameters import EVERY_NODE, settings_from
 
@@ -17,8 +18,10 @@ WRONG_INPUT = 2
 def main() -> None:
     """Exit code 2, after one sentence, when parameters, model or map cannot be used."""
     rospy.init_node("progeo")
+    bridge_logs()
     try:
-        node = Node(*settings_from(rospy.get_param(EVERY_NODE, {}), rospy.get_param("~", {})))
+        name = rospy.get_name().rpartition("/")[2]
+        node = Node(*settings_from(rospy.get_param(EVERY_NODE, {}), rospy.get_param("~", {}), name))
     except ProgeoError as error:
         rospy.logfatal("%s", error)
         sys.exit(WRONG_INPUT)

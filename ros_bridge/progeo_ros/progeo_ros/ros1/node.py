@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import rospy
@@ -13,7 +14,7 @@ from progeo_edge.camera_file import load_camera
 from progeo_edge.config import Config
 from progeo_edge.errors import ProgeoError
 from progeo_edge.sources.images import FrameError
-from progeo_ros.adapters.opening import open_adapters
+from progeo_ros.adapters import Adapter
 from progeo_ros.complaints import Complaints
 from progeo_ros.config import NodeConfig
 from progeo_ros.events import Outcome
@@ -51,7 +52,6 @@ class Node:
         self.config = config
         self._types = GenpyTypes()
         self._complaints = Complaints()
-        self._known_problems: set[str] = set()
         self._health, self._health_lock = Health(config), threading.Lock()
         assembler = FrameAssembler(config, load_camera(config.camera.file) if config.camera.file else None)
         self.recogniser = PlaceRecogniser.open(config, detector_config)
@@ -59,7 +59,7 @@ class Node:
         self.pipeline = Pipeline(assembler, self.recogniser, self._emit, self._on_image_error)
         self._map_frame = MapFrame(config.frames.map) if config.frames.publish_tf else None
         self._open_topics()
-        adapters = open_adapters(config, self._types, self.recogniser.map_path)
+        adapters: tuple[Adapter, ...] = ()
         self._adapters = AdapterWiring(adapters, self._types, self._on_failure)
         self._services = offer_services(self._types, self)
         self.pipeline.start()
@@ -124,15 +124,16 @@ class Node:
                 health.observe(assembler, now_ns, dropped_busy=drops, queue_age_s=age_s, adapters=counters)
                 health.facts.update(facts)
                 _check_clock(health, now_ns)
-                return diagnostics_message(self._types, health, now_ns, rospy.get_name())
+                return diagnostics_message(self._types, health, now_ns, rospy.get_name().lstrip("/"))
 
         self._diagnostics.publish(self.pipeline.examine(observe))
 
     def _log_news(self) -> None:
         events, problems = self.pipeline.examine(lambda assembler: (assembler.take_events(), assembler.problems))
-        for sentence in [*events, *sorted(set(problems) - self._known_problems)]:
+        # What stands before the colon lasts; what stands behind it may change with every message.
+        lasting = [self._complaints.due(problem.partition(":")[0], problem) for problem in problems]
+        for sentence in [*events, *filter(None, lasting)]:
             rospy.logwarn("%s", sentence)
-        self._known_problems = set(problems)
 
     # -- what the worker says ----------------------------------------------------------------------------------------
 
@@ -140,7 +141,7 @@ class Node:
         with self._health_lock:
             self._health.note_outcome(outcome)
         for topic in self._topics:
-            self._try(f"topic {topic.name}", lambda topic=topic: topic.publish(outcome))
+            self._try(f"topic {topic.name}", partial(topic.publish, outcome))
         if self._map_frame is not None and self.recogniser.read_only:
             self._send_tf(self._map_frame, outcome)
         self._adapters.on_outcome(outcome)
