@@ -19,7 +19,7 @@ HEAD = """# Parameters of progeo_ros, with their defaults; made by tools/list_ro
 #
 # What is commented out holds all the same: take the "# " away to change it. The names are those of `progeo-run --set`
 # and of `ros2 param`. The profile (conservative, balanced, recall) changes several of the defaults of the detector,
-# but nothing that is written out here. Numbers that are shown with a point need one.
+# but nothing that is written out here.
 #
 # `/**` is every node; the name of the node may stand there instead.
 

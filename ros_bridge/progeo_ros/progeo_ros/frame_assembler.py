@@ -220,9 +220,8 @@ class FrameAssembler:
         self.counts.dropped_by_newer += len(self._waiting)
         self._generation += 1
         self._waiting.clear()
-        self._triggers = KeyframeTriggers[_Waiting]()
         self._schedule = RateSchedule(self._config.input.max_rate_hz)
-        for memory in (self._depth, self._right, self._odometry, self._tree):
+        for memory in (self._depth, self._right, self._triggers, self._odometry, self._tree):
             memory.forget_after(stamp_ns)
         self._events.append(f"stamps went back by {back_ns * 1e-9:.1f} s: a bag or simulation was started anew")
 

@@ -101,6 +101,11 @@ class KeyframeTriggers(Generic[S]):
             self._images.popleft()
         return match is not None, passed
 
+    def forget_after(self, stamp_ns: int) -> None:
+        """Time was set back to a stamp: what came before is of the former time."""
+        self._images.clear()
+        self._stamps_ns = [stamp for stamp in self._stamps_ns if stamp < stamp_ns + RESTART_NS]
+
     def _give_up_before(self, stamp_ns: int) -> None:
         kept = [stamp for stamp in self._stamps_ns if stamp >= stamp_ns]
         self.num_unmatched += len(self._stamps_ns) - len(kept)

@@ -17,6 +17,7 @@ from progeo_ros.conversions.incoming import header_stamp_ns
 from progeo_ros.events import Outcome
 from progeo_ros.frame_assembler import FrameAssembler, Pending
 from progeo_ros.health import Health, diagnostics_message
+from progeo_ros.map_frame import MapFrame
 from progeo_ros.pipeline import ask
 from progeo_ros.place_recogniser import PlaceRecogniser
 from progeo_ros.publications import publications
@@ -64,6 +65,7 @@ class ReplaySession:
         self._types = types
         self._health = Health(config)
         self._publications = publications(config, types, has_progeo_msgs=True)
+        self._map_frame = MapFrame(config.frames.map) if config.frames.publish_tf and recogniser.read_only else None
         self._next_tick_ns: int | None = None
         for publication in self._publications:
             writer.declare(
@@ -150,6 +152,8 @@ class ReplaySession:
         for publication in self._publications:
             for message in publication.build(self._types, outcome):
                 self._writer.write(f"/{publication.topic}", message, log_ns)
+        if self._map_frame is not None and (tf := self._map_frame.message(self._types, outcome)) is not None:
+            self._writer.write("/tf", tf, log_ns)
         for adapter in self._adapters:
             self._perform(adapter.on_outcome(outcome), log_ns)
 
