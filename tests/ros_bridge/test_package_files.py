@@ -16,6 +16,9 @@ from progeo_ros.message_types import MessageTypes
 from progeo_ros.publications import publications
 from progeo_ros.rosbags_types import RosbagsTypes
 
+# catkin_pkg calls pyparsing by the names it had before version 3.
+pytestmark = pytest.mark.filterwarnings("ignore:'.*' deprecated - use")
+
 BRIDGE = Path(__file__).parents[2] / "ros_bridge"
 PACKAGES = ("progeo_msgs", "progeo_ros")
 LAUNCH_FILES = sorted((BRIDGE / "progeo_ros" / "launch").glob("*.launch.py"))
