@@ -182,7 +182,7 @@ def test_a_quaternion_nearly_of_unit_norm_is_normalised():
     same_pose(odometry_of(message).T_odom_base, turned(yaw=0.7))
 
 
-def test_transforms_keep_every_stamp_and_leave_out_what_is_not_rigid():
+def test_transforms_keep_every_stamp_and_say_which_are_usable():
     first, second = transforms(SECOND, ("/a", "b", turned(1.0))), transforms(2 * SECOND, ("a", "b", turned(2.0)))
     broken = transforms(SECOND, ("a", "c", turned()))
     broken.transforms[0].transform.rotation = TYPES.make("geometry_msgs/msg/Quaternion", w=0.0)
@@ -190,10 +190,12 @@ def test_transforms_keep_every_stamp_and_leave_out_what_is_not_rigid():
         "tf2_msgs/msg/TFMessage", transforms=[*first.transforms, *broken.transforms, *second.transforms]
     )
     found = transforms_of(message)
-    assert [(t.parent, t.child, t.stamp_ns, t.T_parent_child[0, 3]) for t in found] == [
-        ("a", "b", SECOND, 1.0),
-        ("a", "b", 2 * SECOND, 2.0),
+    assert [(t.parent, t.child, t.stamp_ns, t.is_usable) for t in found] == [
+        ("a", "b", SECOND, True),
+        ("a", "c", SECOND, False),
+        ("a", "b", 2 * SECOND, True),
     ]
+    same_pose(found[2].T_parent_child, turned(2.0))
 
 
 def test_poses_survive_the_way_out_and_in():

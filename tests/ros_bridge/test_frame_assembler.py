@@ -95,7 +95,7 @@ def test_dropped_images_are_never_decoded(monkeypatch):
         decoded.append(message)
         return IMAGE
 
-    monkeypatch.setattr("progeo_ros.frame_assembler.image_of", count)
+    monkeypatch.setattr("progeo_ros.decoding.image_of", count)
     for k in range(5):
         bench.image(T0 + k * TENTH)
     pending = bench.pop()
@@ -308,6 +308,26 @@ def test_the_mounting_of_the_camera_file_counts_more_than_tf():
     pending = bench.pop()
     assert pending.camera is not None and pending.base_frame == "base_link"
     np.testing.assert_array_equal(pending.camera.T_base_camera, turned(0.9))
+
+
+def test_a_transform_that_is_none_is_said_and_left_out():
+    bench = Bench(ready=False)
+    bench.assembler.on_camera_info(camera_info())
+    message = transforms(0, ("base_link", "cam", T_BASE_CAM))
+    message.transforms[0].transform.translation.x = float("nan")
+    bench.assembler.on_transforms(message, is_static=True)
+    bench.image(T0)
+    assert bench.assembler.pop() is None
+    assert "tf from base_link to cam is left out: position (nan" in bench.assembler.problems[0]
+    bench.tf(("base_link", "cam", T_BASE_CAM))
+    assert bench.pop().base_frame == "base_link" and bench.assembler.problems == []
+
+
+def test_an_image_without_frame_id_takes_that_of_camera_info():
+    bench = Bench()
+    bench.image(T0, image(T0, frame_id=""))
+    pending = bench.pop()
+    assert (pending.camera_frame, pending.base_frame) == ("cam", "base_link")
 
 
 def pan(bench, stamp_ns, yaw):

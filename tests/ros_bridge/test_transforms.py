@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from progeo_edge.geometry import invert
 from progeo_edge.sources.poses import PoseTrack
+from progeo_edge.types import Transform
 from progeo_ros.conversions.incoming import transforms_of
 from progeo_ros.transforms import KEEP_NS, PoseHistory, TransformTree
 from tests.ros_bridge.messages import SECOND, pose, same_pose, transforms, turned
@@ -16,9 +17,13 @@ from tests.ros_bridge.messages import SECOND, pose, same_pose, transforms, turne
 TENTH = SECOND // 10
 
 
+def empty() -> PoseHistory[Transform]:
+    return PoseHistory(lambda T: T)
+
+
 def history(*stamps_ns):
     """Driving along x at 1 m/s, turning by 0.2 rad/s."""
-    result = PoseHistory()
+    result = empty()
     for stamp_ns in stamps_ns:
         result.add(stamp_ns, at(stamp_ns))
     return result
@@ -38,7 +43,7 @@ def test_outside_and_in_gaps_there_is_none():
     assert poses.at(SECOND - 1) is None and poses.at(SECOND + 9 * TENTH + 1) is None
     assert poses.at(SECOND + 2 * TENTH) is None
     assert poses.at(SECOND + 9 * TENTH) is not None
-    assert PoseHistory().at(0) is None
+    assert empty().at(0) is None
 
 
 @settings(deadline=None)
@@ -57,7 +62,7 @@ def test_any_order_gives_what_the_sources_give(steps, when):
 
 
 def test_memory_is_bounded_and_the_recent_past_is_kept():
-    poses = PoseHistory()
+    poses = empty()
     for k in range(10_000):
         poses.add(k * TENTH, at(k * TENTH))
         assert len(poses) <= 2 * KEEP_NS // TENTH + 3

@@ -12,7 +12,7 @@ from progeo_edge.geometry import Camera, invert, make_transform, rotation_angle
 from progeo_edge.sources.bag_camera import R_BASE_FORWARD_CAMERA, baseline_from_right_info
 from progeo_edge.types import Transform
 from progeo_ros.config import NodeConfig
-from progeo_ros.conversions.incoming import camera_of
+from progeo_ros.conversions.incoming import camera_of, frame_of
 from progeo_ros.transforms import TransformTree
 
 MOVED_M = 0.005
@@ -49,6 +49,9 @@ class CameraSetup:
         camera: From the camera file; None takes camera_info.
         tree: The frames of tf.
         problems: Where conditions that a user should know of are noted, by a key, and removed when they are over.
+
+    Attributes:
+        info_frame: frame_id of camera_info; "" before there is any.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class CameraSetup:
         self._from_file = camera
         self._tree = tree
         self._problems = problems
+        self.info_frame = ""
         self._info: Any = None
         self._info_values: tuple[object, ...] | None = None
         self._baseline_m: float | None = None
@@ -70,6 +74,7 @@ class CameraSetup:
         if values == self._info_values:
             return False
         replaced = self._info_values is not None
+        self.info_frame = frame_of(info.header.frame_id)
         self._info, self._info_values, self._camera = info, values, None
         if self.intrinsics() is None:
             self._problems["camera_info"] = (

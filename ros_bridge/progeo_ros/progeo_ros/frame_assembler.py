@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from progeo_edge.errors import InputError
 from progeo_edge.geometry import Camera
 from progeo_edge.sources.images import FrameError
 from progeo_edge.sources.rate import RateSchedule
-from progeo_edge.types import Frame
 from progeo_ros.assembled import AssembledFrame, AssemblerCounts, Pending
 from progeo_ros.camera_setup import CameraSetup
 from progeo_ros.config import NodeConfig
-from progeo_ros.conversions.incoming import depth_m_of, frame_of, header_stamp_ns, image_of, transforms_of
+from progeo_ros.conversions.incoming import frame_of, header_stamp_ns, no_pose, transforms_of
+from progeo_ros.decoding import decode
 from progeo_ros.odometry_input import OdometryInput
 from progeo_ros.stamped_messages import MAX_KEPT, KeyframeTriggers, StampedMessages
 from progeo_ros.transforms import RESTART_NS, TransformTree
@@ -31,8 +27,6 @@ MAX_WAITING = 16
 MAX_KEPT_OF_RECORDING = 200
 """Depth and right images that are kept for images of a recording, which may all wait for the camera's mounting."""
 MAX_EVENTS = 100
-
-P = TypeVar("P", np.uint8, np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,7 +110,15 @@ class FrameAssembler:
 
     def on_transforms(self, message: Any, *, is_static: bool) -> None:  # noqa: ANN401
         """tf2_msgs/TFMessage of tf_static or tf."""
-        self._tree.add(transforms_of(message), is_static=is_static)
+        usable = []
+        for transform in transforms_of(message):
+            problem = f"tf from {transform.parent} to {transform.child}"
+            if transform.is_usable:
+                usable.append(transform)
+                self._problems.pop(problem, None)
+            else:
+                self._problems[problem] = f"{problem} is left out: {no_pose(transform.pose)}"
+        self._tree.add(usable, is_static=is_static)
 
     def on_keyframe_trigger(self, header: Any) -> None:  # noqa: ANN401
         """std_msgs/Header: the SLAM made a keyframe of the image with this stamp. It may come before the image."""
@@ -135,19 +137,23 @@ class FrameAssembler:
             now_ns: Time of the clock of `arrival_ns`; None takes the arrival of the last image.
         """
         self._now_ns = max(self._now_ns, now_ns or 0)
-        complete = [i for i, image in enumerate(self._waiting) if not self._missing(image)]
-        if not complete:
-            return None
         if self._keep_all:
-            return self._pending(self._waiting.popleft()) if complete[0] == 0 else None
+            is_due = self._waiting and not self._missing(self._waiting[0])
+            return self._pending(self._waiting.popleft()) if is_due else None
         if self._config.input.external_keyframes:
-            image = self._waiting[complete[0]]
-            del self._waiting[complete[0]]
-            return self._pending(image)
-        for _ in range(complete[-1]):
-            self._waiting.popleft()
-            self.counts.dropped_by_newer += 1
-        return self._pending(self._waiting.popleft())
+            places = range(len(self._waiting))
+        else:
+            places = range(len(self._waiting) - 1, -1, -1)
+        place = next((i for i in places if not self._missing(self._waiting[i])), None)
+        if place is None:
+            return None
+        image = self._waiting[place]
+        del self._waiting[place]
+        if not self._config.input.external_keyframes:
+            self.counts.dropped_by_newer += place
+            for _ in range(place):
+                self._waiting.popleft()
+        return self._pending(image)
 
     def decode(self, pending: Pending) -> AssembledFrame:
         """Pixels of a complete image. May run beside everything else.
@@ -157,25 +163,13 @@ class FrameAssembler:
                 for; it is counted as broken.
         """
         try:
-            image = image_of(pending.message)
-            _check_size(image, pending.camera)
+            assembled = decode(pending, self._problems)
         except FrameError as error:
             self._broken(str(error))
             raise
-        depth_m = self._beside("depth", pending.depth, depth_m_of, image.shape)
-        right = self._beside("right", pending.right, image_of, image.shape)
-        self.counts.without_depth += self._config.input.depth and depth_m is None
-        self.counts.without_right += self._config.input.right and right is None
-        frame = Frame(pending.stamp_ns, image, "", pending.T_odom_base, depth_m, right)
-        return AssembledFrame(
-            frame,
-            pending.camera,
-            pending.camera_frame,
-            pending.base_frame,
-            pending.odom_frame,
-            pending.arrival_ns,
-            pending.generation,
-        )
+        self.counts.without_depth += self._config.input.depth and assembled.frame.depth_m is None
+        self.counts.without_right += self._config.input.right and assembled.frame.right is None
+        return assembled
 
     # -- what a user should know ---------------------------------------------------------------------------------------
 
@@ -246,26 +240,33 @@ class FrameAssembler:
 
     def _missing(self, image: _Waiting) -> str:
         """The first thing that an image still has to wait for; "" when it is complete."""
-        frames, inputs = self._config.frames, self._config.input
-        stamp_ns, camera_frame = image.stamp_ns, frame_of(image.message.header.frame_id)
+        return next((name for name, may_wait, is_there in self._needs(image) if may_wait and not is_there()), "")
+
+    def _needs(self, image: _Waiting) -> Iterator[tuple[str, bool, Callable[[], bool]]]:
+        """What belongs to an image: its name, whether it may still be waited for, and whether it is there."""
+        frames, inputs, setup, odometry = self._config.frames, self._config.input, self._setup, self._odometry
+        stamp_ns, camera_frame = image.stamp_ns, self._camera_frame(image)
         starting = self._now_ns - (self._first_arrival_ns or 0) < self._config.camera.wait_s * 1e9
         patient = self._now_ns - image.arrival_ns < MAX_WAIT_NS
-        odometry, depth, right = self._odometry, self._depth, self._right
-        odometry_name = f"tf from {frames.odom} to {frames.base}" if inputs.odometry == "tf" else "odom"
-        mounting_name = f"tf from {frames.base} to {camera_frame}"
-        needs = (
-            ("camera_info", self.has_camera, starting),
-            (mounting_name, self._setup.is_connected(camera_frame), starting),
-            (mounting_name, self._setup.reaches(camera_frame, stamp_ns), patient),
-            ("right/camera_info", not inputs.right or self._setup.has_baseline(), starting),
-            (odometry_name, odometry.reaches(stamp_ns), patient if odometry.has_come else starting),
-            ("depth", not inputs.depth or depth.reaches(stamp_ns), patient if depth.has_come else starting),
-            ("right/image", not inputs.right or right.reaches(stamp_ns), patient if right.has_come else starting),
-        )
-        return next((name for name, is_there, may_wait in needs if may_wait and not is_there), "")
+        mounting = f"tf from {frames.base} to {camera_frame}"
+        yield "camera_info", starting, lambda: self.has_camera
+        yield mounting, starting, lambda: setup.is_connected(camera_frame)
+        yield mounting, patient, lambda: setup.reaches(camera_frame, stamp_ns)
+        if inputs.odometry != "none":
+            name = "odom" if inputs.odometry == "topic" else f"tf from {frames.odom} to {frames.base}"
+            yield name, patient if odometry.has_come else starting, lambda: odometry.reaches(stamp_ns)
+        if inputs.depth:
+            yield "depth", patient if self._depth.has_come else starting, lambda: self._depth.reaches(stamp_ns)
+        if inputs.right:
+            yield "right/camera_info", starting, setup.has_baseline
+            yield "right/image", patient if self._right.has_come else starting, lambda: self._right.reaches(stamp_ns)
+
+    def _camera_frame(self, image: _Waiting) -> str:
+        """frame_id of the image; some drivers fill in only that of camera_info."""
+        return frame_of(image.message.header.frame_id) or self._setup.info_frame or "camera"
 
     def _pending(self, image: _Waiting) -> Pending:
-        camera_frame = frame_of(image.message.header.frame_id)
+        camera_frame = self._camera_frame(image)
         mounting, has_changed = self._setup.settle(camera_frame, image.stamp_ns)
         if has_changed:
             self._generation += 1
@@ -286,45 +287,6 @@ class FrameAssembler:
             generation=self._generation,
         )
 
-    def _beside(
-        self,
-        name: str,
-        message: Any | None,  # noqa: ANN401
-        convert: Callable[[Any], NDArray[P]],
-        shape: tuple[int, ...],
-    ) -> NDArray[P] | None:
-        """Depth or right image; a frame without it is still a frame."""
-        if message is None:
-            return None
-        try:
-            pixels = convert(message)
-        except FrameError as error:
-            self._problems[name] = f"{name} cannot be used: {error}"
-            return None
-        if pixels.shape[:2] != shape[:2]:
-            self._problems[name] = (
-                f"{name} is {pixels.shape[1]}x{pixels.shape[0]} px, the image {shape[1]}x{shape[0]}: it is not used; "
-                f"register it to the image"
-            )
-            return None
-        self._problems.pop(name, None)
-        return pixels
-
     def _broken(self, problem: str) -> None:
         self.counts.broken += 1
         self.last_problem = problem
-
-
-def _check_size(image: NDArray[np.uint8], camera: Camera | None) -> None:
-    """Intrinsics scale with the size of the image, but not with its shape.
-
-    Raises:
-        FrameError: the aspect ratio differs.
-    """
-    if camera is None:
-        return
-    height_px, width_px = image.shape[:2]
-    try:
-        camera.for_image_size(width_px, height_px)
-    except InputError as error:
-        raise FrameError(str(error)) from error

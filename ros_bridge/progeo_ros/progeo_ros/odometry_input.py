@@ -29,7 +29,7 @@ class OdometryInput:
         self.odom_frame = config.frames.odom
         self._tree = tree
         self._problems = problems
-        self._history = PoseHistory()
+        self._history: PoseHistory[Transform] = PoseHistory(lambda T: T)
         self._child_frame = config.frames.base
 
     @property

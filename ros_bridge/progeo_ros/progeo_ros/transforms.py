@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from operator import attrgetter
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -12,24 +14,31 @@ from progeo_edge.sources.poses import MAX_GAP_NS, interpolate_pose
 from progeo_edge.types import Transform
 from progeo_ros.conversions.incoming import StampedTransform
 
+P = TypeVar("P")
+
 KEEP_NS = 20 * 10**9
 """How far back poses are kept."""
 RESTART_NS = 10**9
 """Stamps that go back by more than this come from a bag or a simulation that was started anew."""
 
 
-class PoseHistory:
-    """Stamped poses of one frame in another, for the last 20 s."""
+class PoseHistory(Generic[P]):
+    """Stamped poses of one frame in another, for the last 20 s.
 
-    def __init__(self) -> None:
+    Args:
+        transform: Makes a transform of what is kept, when it is asked for.
+    """
+
+    def __init__(self, transform: Callable[[P], Transform]) -> None:
+        self._transform = transform
         self._stamps_ns: list[int] = []
-        self._poses: list[Transform] = []
+        self._poses: list[P] = []
 
     def __len__(self) -> int:
         """Number of poses kept."""
         return len(self._stamps_ns)
 
-    def add(self, stamp_ns: int, T: Transform) -> None:
+    def add(self, stamp_ns: int, pose: P) -> None:
         """Keep a pose; of equal stamps the first. A stamp that jumps back by more than 1 s forgets all before."""
         if self._stamps_ns and stamp_ns < self._stamps_ns[-1] - RESTART_NS:
             self._stamps_ns, self._poses = [], []
@@ -37,7 +46,7 @@ class PoseHistory:
         if place < len(self._stamps_ns) and self._stamps_ns[place] == stamp_ns:
             return
         self._stamps_ns.insert(place, stamp_ns)
-        self._poses.insert(place, T)
+        self._poses.insert(place, pose)
         old = bisect_left(self._stamps_ns, self._stamps_ns[-1] - KEEP_NS)
         if old > len(self._stamps_ns) // 2:  # in bulk: deleting one at a time would move the whole list each time
             del self._stamps_ns[:old], self._poses[:old]
@@ -57,14 +66,15 @@ class PoseHistory:
         if after == len(self._stamps_ns):
             return None
         if self._stamps_ns[after] == stamp_ns:
-            return self._poses[after]
+            return self._transform(self._poses[after])
         if after == 0:
             return None
         start_ns, end_ns = self._stamps_ns[after - 1], self._stamps_ns[after]
         if end_ns - start_ns > MAX_GAP_NS:
             return None
         share = (stamp_ns - start_ns) / (end_ns - start_ns)
-        return interpolate_pose(self._poses[after - 1], self._poses[after], share)
+        T_start, T_end = (self._transform(pose) for pose in self._poses[after - 1 : after + 1])
+        return interpolate_pose(T_start, T_end, share)
 
 
 class TransformTree:
@@ -73,10 +83,10 @@ class TransformTree:
     def __init__(self) -> None:
         self._parents: dict[str, str] = {}
         self._statics: dict[str, Transform] = {}
-        self._histories: dict[str, PoseHistory] = {}
+        self._histories: dict[str, PoseHistory[StampedTransform]] = {}
 
     def add(self, transforms: Iterable[StampedTransform], *, is_static: bool) -> None:
-        """Take over transforms of tf_static or tf; a frame that gets another parent leaves the former one."""
+        """Take over usable transforms of tf_static or tf; a frame that gets another parent leaves the former one."""
         for transform in transforms:
             child = transform.child
             if self._parents.get(child) != transform.parent:
@@ -87,7 +97,7 @@ class TransformTree:
                 self._statics[child] = transform.T_parent_child
                 self._histories.pop(child, None)
             elif child not in self._statics:
-                self._histories.setdefault(child, PoseHistory()).add(transform.stamp_ns, transform.T_parent_child)
+                self._history(child).add(transform.stamp_ns, transform)
 
     def forget_after(self, stamp_ns: int) -> None:
         """Time was set back: what moves is forgotten where it lies more than 1 s after a stamp."""
@@ -110,6 +120,11 @@ class TransformTree:
             return None
         T_top_a, T_top_b = (self._up(branch, stamp_ns) for branch in branches)
         return None if T_top_a is None or T_top_b is None else invert(T_top_a) @ T_top_b
+
+    def _history(self, child: str) -> PoseHistory[StampedTransform]:
+        if child not in self._histories:
+            self._histories[child] = PoseHistory(attrgetter("T_parent_child"))
+        return self._histories[child]
 
     def _up(self, branch: list[str], stamp_ns: int) -> Transform | None:
         """T_top_frame along the frames from the lowest one upwards, without the top itself."""

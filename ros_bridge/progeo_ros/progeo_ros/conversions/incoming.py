@@ -8,14 +8,14 @@ raised, so that a callback survives whatever a driver sends.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from progeo_edge.geometry import Camera
-from progeo_edge.sources.bag_camera import camera_from_info, static_transforms
-from progeo_edge.sources.poses import spatial_pose
+from progeo_edge.geometry import Camera, transform_from_quaternion
+from progeo_edge.sources.bag_camera import camera_from_info
+from progeo_edge.sources.poses import is_pose, spatial_pose
 from progeo_edge.sources.ros_images import (
     depth_m_from_compressed,
     depth_m_from_message,
@@ -45,21 +45,35 @@ class OdometryPose:
     problem: str = ""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+Pose7: TypeAlias = tuple[float, float, float, float, float, float, float]
+"""Position in metres and quaternion: x y z qx qy qz qw."""
+
+
+@dataclass(frozen=True, slots=True)
 class StampedTransform:
-    """One transform of tf.
+    """One transform of tf. Most are never looked at, so that matrices are made only when they are.
 
     Attributes:
         parent: Frame that the child's points are mapped to, without a leading slash.
         child: Frame below it.
         stamp_ns: Time at which it holds.
-        T_parent_child: The transform.
+        pose: Of the child in the parent.
     """
 
     parent: str
     child: str
     stamp_ns: int
-    T_parent_child: Transform
+    pose: Pose7
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it is a pose: finite, with a quaternion near unit norm."""
+        return is_pose(self.pose)
+
+    @property
+    def T_parent_child(self) -> Transform:
+        """(4, 4) transform; raises InputError when it is not usable."""
+        return transform_from_quaternion(self.pose[:3], self.pose[3:])
 
 
 def header_stamp_ns(message: Any) -> int:  # noqa: ANN401
@@ -107,39 +121,32 @@ def camera_of(info: Any, *, rectified: bool, T_base_camera: Transform) -> Camera
 def odometry_of(message: Any) -> OdometryPose:  # noqa: ANN401
     """nav_msgs/Odometry to a pose; NaN or a quaternion far from unit norm gives a problem instead of a pose."""
     p, q = message.pose.pose.position, message.pose.pose.orientation
-    T_odom_base = spatial_pose([p.x, p.y, p.z, q.x, q.y, q.z, q.w])
-    problem = ""
-    if T_odom_base is None:
-        position, orientation = (f"({v})" for v in (_numbers(p.x, p.y, p.z), _numbers(q.x, q.y, q.z, q.w)))
-        problem = f"position {position} with quaternion {orientation} is no pose; expected finite numbers, unit norm"
+    pose = (p.x, p.y, p.z, q.x, q.y, q.z, q.w)
     return OdometryPose(
         header_stamp_ns(message),
-        T_odom_base,
+        spatial_pose(pose),
         frame_of(message.header.frame_id),
         frame_of(message.child_frame_id),
-        problem,
+        "" if is_pose(pose) else no_pose(pose),
     )
 
 
 def transforms_of(message: Any) -> list[StampedTransform]:  # noqa: ANN401
-    """tf2_msgs/TFMessage (tf, tf_static) to transforms; those that are not rigid are left out, with a warning."""
-    result = []
-    for stamped in message.transforms:
-        for (parent, child), T_parent_child in static_transforms(_One([stamped])).items():
-            result.append(StampedTransform(parent, child, stamp_ns_of(stamped.header.stamp), T_parent_child))
-    return result
+    """tf2_msgs/TFMessage (tf, tf_static) to transforms, those that are not usable among them."""
+    return [_stamped_transform(stamped) for stamped in message.transforms]
 
 
-@dataclass(frozen=True, slots=True)
-class _One:
-    """Fields of tf2_msgs/TFMessage; one message may hold several transforms of the same pair of frames."""
+def _stamped_transform(stamped: Any) -> StampedTransform:  # noqa: ANN401
+    t, q = stamped.transform.translation, stamped.transform.rotation
+    parent, child = frame_of(stamped.header.frame_id), frame_of(stamped.child_frame_id)
+    return StampedTransform(parent, child, stamp_ns_of(stamped.header.stamp), (t.x, t.y, t.z, q.x, q.y, q.z, q.w))
 
-    transforms: list[Any]
+
+def no_pose(pose: Pose7) -> str:
+    """Why seven numbers are no pose, in one clause."""
+    position, orientation = (", ".join(f"{value:.4g}" for value in part) for part in (pose[:3], pose[3:]))
+    return f"position ({position}) with quaternion ({orientation}) is no pose; expected finite numbers and unit norm"
 
 
 def _is_compressed(message: Any) -> bool:  # noqa: ANN401
     return hasattr(message, "format")
-
-
-def _numbers(*values: float) -> str:
-    return ", ".join(f"{value:.4g}" for value in values)
