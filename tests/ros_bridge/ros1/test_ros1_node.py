@@ -271,18 +271,17 @@ def test_a_node_that_is_killed_has_every_keyframe_it_told_of_in_the_map(
         assert told <= {info.id for info in store.infos()}
 
 
-@pytest.mark.parametrize(
-    ("values", "sentence"),
-    [
-        ({"search": {"top_q": 3}}, "setting 'search.top_q' is unknown; did you mean 'search.top_k'?"),
-        ({"input.max_rate_hz": "fast"}, "input.max_rate_hz = 'fast'"),
-        ({"map": {"path": "/absent/map.progeo", "read_only": True}}, "/absent/map.progeo does not exist"),
-    ],
-)
-def test_a_wrong_parameter_ends_the_node_with_one_sentence(ros: Ros1, values: dict[str, Any], sentence: str) -> None:
-    ros.set_parameters("/wrong/progeo", values)
-    node = ros.start_node("/wrong")
-    assert ros.finish(node) == 2
-    lines = ros.errors("node-wrong").read_text().splitlines()
-    assert len(lines) == 1
-    assert sentence in lines[0]
+def test_a_wrong_parameter_ends_the_node_with_one_sentence(ros: Ros1) -> None:
+    wrong = {
+        "unknown": ({"search": {"top_q": 3}}, "setting 'search.top_q' is unknown; did you mean 'search.top_k'?"),
+        "type": ({"input.max_rate_hz": "fast"}, "input.max_rate_hz = 'fast'"),
+        "map": ({"map": {"path": "/absent/map.progeo", "read_only": True}}, "/absent/map.progeo does not exist"),
+    }
+    for name, (values, _) in wrong.items():
+        ros.set_parameters(f"/{name}/progeo", values)
+    nodes = {name: ros.start_node(f"/{name}") for name in wrong}
+    for name, (_, sentence) in wrong.items():
+        assert ros.finish(nodes[name]) == 2
+        lines = ros.errors(f"node-{name}").read_text().splitlines()
+        assert len(lines) == 1
+        assert sentence in lines[0]

@@ -67,6 +67,8 @@ class Node:
         self._stopping = threading.Event()
         self._ticker = threading.Thread(target=self._tick_until_closed, name="progeo-ticker", daemon=True)
         self._ticker.start()
+        map_path, count, model = self.recogniser.map_path, self.recogniser.num_keyframes, self.recogniser.encoder.spec
+        rospy.loginfo("map %s with %d keyframes, model %s", map_path, count, model.name)
 
     def _open_topics(self) -> None:
         has_progeo_msgs = self._types.has("progeo_msgs/msg/LoopClosure")
