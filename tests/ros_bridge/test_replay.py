@@ -248,8 +248,8 @@ def test_the_recorder_writes_its_files_beside(command, tmp_path):
     arguments = (*WITH_DEPTH, "--set", "adapters=[recorder, cuvslam, rtabmap_links]")
     code, text, errors = command(bag, "--out", tmp_path / "out.mcap", *arguments)
     assert code == 0
-    assert (tmp_path / "out_graph" / "graph.g2o").read_text().count("VERTEX_SE3:QUAT") == 12
-    assert "out_graph" in text
+    assert (tmp_path / "out.graph" / "graph.g2o").read_text().count("VERTEX_SE3:QUAT") == 12
+    assert "out.graph" in text
     assert "rtabmap_links is left out" in errors
 
 
