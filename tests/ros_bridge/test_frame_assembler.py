@@ -323,6 +323,19 @@ def test_a_transform_that_is_none_is_said_and_left_out():
     assert bench.pop().base_frame == "base_link" and bench.assembler.problems == []
 
 
+def test_another_camera_on_the_same_base_begins_no_generation():
+    bench = Bench()
+    bench.tf(("base_link", "rear", turned(-0.3)))
+    bench.image(T0)
+    first = bench.pop()
+    bench.image(T0 + TENTH, image(T0 + TENTH, frame_id="rear"))
+    second = bench.pop()
+    assert (second.camera_frame, second.base_frame) == ("rear", "base_link")
+    assert first.generation == second.generation == 0
+    assert second.camera is not None
+    same_pose(second.camera.T_base_camera, turned(-0.3))
+
+
 def test_an_image_without_frame_id_takes_that_of_camera_info():
     bench = Bench()
     bench.image(T0, image(T0, frame_id=""))
@@ -548,16 +561,40 @@ def test_a_bag_started_anew_begins_a_new_generation_and_forgets():
     assert bench.pop().generation == 0
     bench.image(T0 + 9 * TENTH)  # waits for odometry, and must not come out of the former time
     again = T0 - 50 * SECOND
-    bench.image(again)
+    arrival_ns = T0 + 12 * TENTH
+    bench.image(again, delay_ns=arrival_ns - again)
     (event,) = bench.assembler.take_events()
     assert "stamps went back by 50.9 s" in event
-    assert bench.assembler.pop(again + SECOND) is None
+    assert bench.assembler.pop(arrival_ns + MAX_WAIT_NS - 1) is None
     bench.drive(again - TENTH, again + TENTH)
     bench.assembler.on_depth(depth(again))
     pending = bench.pop()
     assert (pending.stamp_ns, pending.generation) == (again, 1)
     same_pose(pending.T_odom_base, at(again), atol=1e-9)
     assert bench.counts["restarts"] == 1
+
+
+def test_images_of_the_former_time_never_come_out():
+    bench = Bench(input__odometry="topic", input__external_keyframes=True)
+    bench.drive(T0)
+    for stamp_ns in (T0 + TENTH, T0 - 50 * SECOND):
+        bench.assembler.on_keyframe_trigger(header(stamp_ns))
+        bench.image(stamp_ns)
+    bench.drive(T0 - 51 * SECOND, T0 - 50 * SECOND)
+    assert bench.pop(T0 + 60 * SECOND).stamp_ns == T0 - 50 * SECOND
+    assert bench.assembler.pop() is None and bench.counts["dropped_by_newer"] == 1
+
+
+def test_after_a_restart_odometry_is_waited_for_as_at_the_start():
+    bench = Bench(input__odometry="topic")
+    bench.drive(T0, T0 + TENTH)
+    bench.image(T0)
+    bench.pop(T0 + 60 * SECOND)
+    again = T0 - 50 * SECOND
+    bench.image(again, delay_ns=111 * SECOND)
+    assert bench.assembler.pop(T0 + 62 * SECOND) is None and bench.assembler.waiting_for == "odom"
+    bench.drive(again - TENTH, again + TENTH)
+    same_pose(bench.pop().T_odom_base, at(again))
 
 
 def test_odometry_of_the_new_run_that_came_before_its_first_image_is_kept():

@@ -213,6 +213,7 @@ class FrameAssembler:
         self.counts.restarts += 1
         self.counts.dropped_by_newer += len(self._waiting)
         self._generation += 1
+        self._first_arrival_ns = self._now_ns  # odometry and depth of the new time may be late again
         self._waiting.clear()
         self._schedule = RateSchedule(self._config.input.max_rate_hz)
         for memory in (self._depth, self._right, self._triggers, self._odometry, self._tree):

@@ -1,4 +1,4 @@
-"""Plays two passes of a rendered street as a robot would publish them: images, depth, odometry, tf. A process of its own."""
+"""Plays two passes of a rendered street as a robot would publish them: images, depth, odometry, tf."""
 
 from __future__ import annotations
 

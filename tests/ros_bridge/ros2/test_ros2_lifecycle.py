@@ -64,6 +64,15 @@ def test_configure_fails_with_a_sentence(client, tmp_path, parameters, sentence)
         assert node.is_alive()
 
 
+def test_a_transition_that_the_state_does_not_have_is_refused(client, tmp_path):
+    with running(tmp_path, {}) as node:
+        assert not client.change_state("activate")
+        assert client.change_state("configure")
+        assert not client.change_state("configure")
+        assert client.state() == "inactive"
+        assert "Traceback" not in node.output
+
+
 def test_a_map_of_another_model_is_refused_and_can_be_replaced(client, tmp_path):
     with MapStore.create(tmp_path / "other.progeo", SPEC):
         pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
@@ -53,6 +54,7 @@ class ProgeoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not there whe
         self._transition = threading.RLock()
         self._log_bridge = LogBridge(self.get_logger())
         self._log_bridge.install()
+        self._guard_transitions()
         self.declare_parameter(AUTOSTART, False)
         self._specs = declare_settings(self)
         for sentence in unknown_settings(self, self._specs):
@@ -132,6 +134,21 @@ class ProgeoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not there whe
             self._idle_health.errors[name] = f"{name} failed: {error!r}"
             return TransitionCallbackReturn.ERROR
         return TransitionCallbackReturn.SUCCESS
+
+    def _guard_transitions(self) -> None:
+        """A transition that the state does not have is an exception in rclpy, which would end the node."""
+        service = self._service_change_state
+        change = service.callback
+
+        def answer(request: Any, response: Any) -> Any:  # noqa: ANN401
+            try:
+                return change(request, response)
+            except Exception as error:
+                self.get_logger().error(f"transition {request.transition.label or request.transition.id}: {error}")
+                response.success = False
+                return response
+
+        service.callback = answer
 
     def _autostart(self) -> None:
         self._autostart_timer.cancel()
