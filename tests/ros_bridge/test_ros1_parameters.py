@@ -17,8 +17,8 @@ PARAMETER_FILE = Path(__file__).resolve().parents[2] / "ros_bridge" / "progeo_ro
 
 @pytest.mark.parametrize("values", [NESTED, DOTTED, {"ros__parameters": DOTTED}, {"ros__parameters": NESTED}])
 def test_names_may_be_nested_or_dotted_and_wrapped(values: dict[str, Any]) -> None:
-    for where in ((values, {}), ({}, values)):
-        config, detector_config = settings_from(*where)
+    for for_every_node, private in ((values, {}), ({}, values)):  # type: tuple[dict[str, Any], dict[str, Any]]
+        config, detector_config = settings_from(for_every_node, private)
         assert detector_config.search.top_k == 7
         assert config.map.session == "survey"
         assert config.adapters == ("recorder",)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -51,8 +50,7 @@ class Ros1:
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "PYTHONUNBUFFERED": "1",
         }
-        # The script's own first line would take the first python3 of PATH, which may know no ROS.
-        self.start("master", ["/usr/bin/python3", _path_of("rosmaster"), "--core", "-p", str(port)])
+        self.start("master", ["rosmaster", "--core", "-p", str(port)])
         wait_until(lambda: _answers(port), "the master does not answer")
 
     def start(self, name: str, command: Sequence[str], *, with_messages: bool = True) -> subprocess.Popen[str]:
@@ -166,12 +164,6 @@ def wait_until(condition: Callable[[], bool], otherwise: str, timeout_s: float =
     while not condition():
         assert time.monotonic() < end, otherwise
         time.sleep(0.05)
-
-
-def _path_of(program: str) -> str:
-    path = shutil.which(program)
-    assert path is not None
-    return path
 
 
 def _free_port() -> int:
