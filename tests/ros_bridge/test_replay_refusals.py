@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -72,6 +73,13 @@ def test_bad_input_is_one_line_and_leaves_nothing(command, first_pass, tmp_path,
     assert errors.splitlines()[-1].startswith("error: ")
     assert message in errors.splitlines()[-1]
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_without_rosbags_it_says_what_to_install(command, first_pass, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rosbags", None)
+    code, _, errors = command(first_pass, "--out", tmp_path / "out.mcap")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "pip install 'progeo-edge[bags]'" in errors
 
 
 def test_a_map_of_another_model_is_refused(command, first_pass, tmp_path):
