@@ -323,6 +323,19 @@ def test_a_transform_that_is_none_is_said_and_left_out():
     assert bench.pop().base_frame == "base_link" and bench.assembler.problems == []
 
 
+def test_another_camera_on_the_same_base_begins_no_generation():
+    bench = Bench()
+    bench.tf(("base_link", "rear", turned(-0.3)))
+    bench.image(T0)
+    first = bench.pop()
+    bench.image(T0 + TENTH, image(T0 + TENTH, frame_id="rear"))
+    second = bench.pop()
+    assert (second.camera_frame, second.base_frame) == ("rear", "base_link")
+    assert first.generation == second.generation == 0
+    assert second.camera is not None
+    same_pose(second.camera.T_base_camera, turned(-0.3))
+
+
 def test_an_image_without_frame_id_takes_that_of_camera_info():
     bench = Bench()
     bench.image(T0, image(T0, frame_id=""))

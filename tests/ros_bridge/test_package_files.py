@@ -116,7 +116,7 @@ def test_launch_sets_parameters_that_exist(path):
 def launch_functions():
     """What progeo.launch.py makes of its arguments; the file itself needs ROS to be imported."""
     path = BRIDGE / "progeo_ros" / "launch" / "progeo.launch.py"
-    body = [
+    body: list[ast.stmt] = [
         node
         for node in ast.parse(path.read_text()).body
         if (isinstance(node, ast.FunctionDef) and node.name in ("overrides", "remappings"))

@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import signal
 import subprocess
-import sys
-import time
-from collections import defaultdict
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from rosbags.highlevel import AnyReader
 from rosbags.interfaces import QosDurability
 
 from progeo_edge.config import config_from_dict, load_config
@@ -24,62 +16,20 @@ from progeo_edge.sources.bag import open_bag
 from progeo_edge.types import Status
 from progeo_ros.conversions.outgoing import STATUS_CODES
 from progeo_ros.message_types import stamp_ns_of
-from progeo_ros.replay import command as replay_command
+from tests.ros_bridge.replaying import ENVIRONMENT, PROGRAM, WITH_DEPTH, Written
 from tests.ros_bridge.street_bag import DEPTH, IMAGE, INFO, ODOM, write_street
 from tests.small_world import LIGHT, camera, encoder, two_passes
-from tests.sources.bag_writer import Messages
-from tests.tiny_encoder import write_tiny_bundle
 
-ROOT = Path(__file__).parents[2]
-SETTINGS = [argument for item in (*LIGHT, "budget.max_verifications=1") for argument in ("--set", item)]
-WITH_DEPTH = [*SETTINGS, "--topic", f"image={IMAGE}", "--topic", f"depth={DEPTH}"]
 STAMPS_NS = [frame.stamp_ns for frame in two_passes()[0]]
 DESCRIPTOR = 512
-
-
-@pytest.fixture
-def command(capsys, monkeypatch):
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["progeo-replay", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        with pytest.raises(SystemExit) as exit:
-            replay_command.main()
-        captured = capsys.readouterr()
-        return int(exit.value.code or 0), captured.out, captured.err
-
-    return run
-
-
-class Written:
-    """What a replay wrote, read back."""
-
-    def __init__(self, path):
-        self.messages: dict[str, list[Any]] = defaultdict(list)
-        self.changed: list[str] = []
-        with AnyReader([path]) as reader:
-            extras: list[tuple[str, Any]] = [(connection.topic, connection.ext) for connection in reader.connections]
-            self.qos = {topic: extra.offered_qos_profiles[0] for topic, extra in extras}
-            for connection, _, data in reader.messages():
-                message: Any = reader.deserialize(data, connection.msgtype)
-                self.messages[connection.topic].append(message)
-                if bytes(reader.typestore.serialize_cdr(message, connection.msgtype)) != bytes(data):
-                    self.changed.append(connection.topic)
-
-    def stamps_ns(self, topic):
-        return [stamp_ns_of(message.header.stamp) for message in self.messages[topic]]
 
 
 def replayed(bag_format, folder):
     """A replay of both passes with depth, called as a program."""
     bag = write_street(folder, bag_format)
     out = folder / "out.mcap"
-    program = [sys.executable, "-c", "from progeo_ros.replay.command import main; main()"]
-    done = subprocess.run(
-        [*program, bag, "--out", out, "--with-inputs", *WITH_DEPTH],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "COLUMNS": "200", "PYTHONPATH": f"{ROOT}:{ROOT / 'ros_bridge' / 'progeo_ros'}"},
-    )
+    command = [*PROGRAM, bag, "--out", out, "--with-inputs", *WITH_DEPTH]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
     return bag, out, done
 
 
@@ -202,10 +152,9 @@ def test_the_summary_says_what_was_found_and_why_not_more(replay):
 # -- maps and settings -------------------------------------------------------------------------------------------------
 
 
-def test_a_known_map_is_recognised_and_not_changed(command, tmp_path):
-    first = write_street(tmp_path, "mcap", passes=(0,))
+def test_a_known_map_is_recognised_and_not_changed(command, first_pass, tmp_path):
     second = write_street(tmp_path, "ros1", passes=(1,))
-    assert command(first, "--out", tmp_path / "first.mcap", *WITH_DEPTH)[0] == 0
+    assert command(first_pass, "--out", tmp_path / "first.mcap", *WITH_DEPTH)[0] == 0
     known = tmp_path / "first.progeo"
     before = hashlib.sha256(known.read_bytes()).digest()
     assert command(second, "--out", tmp_path / "second.mcap", "--map", known, *WITH_DEPTH)[0] == 0
@@ -222,23 +171,21 @@ def test_a_known_map_is_recognised_and_not_changed(command, tmp_path):
         assert len(store.sessions()) == 2
 
 
-def test_a_read_only_map_is_asked_only(command, tmp_path):
-    bag = write_street(tmp_path, "mcap", passes=(0,))
-    assert command(bag, "--out", tmp_path / "first.mcap", *WITH_DEPTH)[0] == 0
+def test_a_read_only_map_is_asked_only(command, first_pass, tmp_path):
+    assert command(first_pass, "--out", tmp_path / "first.mcap", *WITH_DEPTH)[0] == 0
     known = tmp_path / "first.progeo"
     arguments = ("--map", known, "--set", "map.read_only=true", *WITH_DEPTH)
-    assert command(bag, "--out", tmp_path / "again.mcap", *arguments)[0] == 0
+    assert command(first_pass, "--out", tmp_path / "again.mcap", *arguments)[0] == 0
     assert not (tmp_path / "again.progeo").exists()
     written = Written(tmp_path / "again.mcap")
     assert len(written.messages["/relocalization_pose"]) == 6
     assert {message.query_id for message in written.messages["/loop_closures"]} == {-1}
 
 
-def test_a_parameter_file_of_the_node_is_understood(command, tmp_path):
-    bag = write_street(tmp_path, "mcap")
+def test_a_parameter_file_of_the_node_is_understood(command, first_pass, tmp_path):
     params = tmp_path / "params.yaml"
     params.write_text("/**:\n  ros__parameters:\n    use_sim_time: true\n    map: {session: tuesday}\n")
-    assert command(bag, "--out", tmp_path / "out.mcap", "--params", params, *WITH_DEPTH)[0] == 0
+    assert command(first_pass, "--out", tmp_path / "out.mcap", "--params", params, *WITH_DEPTH)[0] == 0
     names = {message.query_session for message in Written(tmp_path / "out.mcap").messages["/loop_candidates"]}
     assert names == {"tuesday"}
 
@@ -248,8 +195,8 @@ def test_the_recorder_writes_its_files_beside(command, tmp_path):
     arguments = (*WITH_DEPTH, "--set", "adapters=[recorder, cuvslam, rtabmap_links]")
     code, text, errors = command(bag, "--out", tmp_path / "out.mcap", *arguments)
     assert code == 0
-    assert (tmp_path / "out_graph" / "graph.g2o").read_text().count("VERTEX_SE3:QUAT") == 12
-    assert "out_graph" in text
+    assert (tmp_path / "out.graph" / "graph.g2o").read_text().count("VERTEX_SE3:QUAT") == 12
+    assert "out.graph" in text
     assert "rtabmap_links is left out" in errors
 
 
@@ -267,115 +214,3 @@ def test_a_broken_image_is_left_out_and_said(command, tmp_path):
     assert code == 0
     assert "in 11 keyframes of 11 images" in text
     assert "cannot be deserialised" in text or "cannot be used" in text
-
-
-# -- what cannot be replayed -------------------------------------------------------------------------------------------
-
-
-def no_images(folder):
-    messages = Messages("mcap")
-    messages.add("/odom", 1, messages.odometry(1, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0)))
-    return messages.write(folder)
-
-
-def black_images_without_stamp(folder):
-    messages = Messages("mcap")
-    for i in range(3):
-        messages.add(IMAGE, 10**9 + i, messages.grey(0, 0))
-    return messages.write(folder)
-
-
-def truncated(folder):
-    path = write_street(folder, "ros1", passes=(0,))
-    path.write_bytes(path.read_bytes()[:200_000])
-    return path
-
-
-def missing(folder):
-    return folder / "nowhere.bag"
-
-
-def two_cameras(folder):
-    return write_street(folder, "mcap", passes=(0,), second_camera=True)
-
-
-def street(folder):
-    return write_street(folder, "mcap", passes=(0,))
-
-
-@pytest.mark.parametrize(
-    ("bag", "arguments", "message"),
-    [
-        (missing, [], "nowhere.bag does not exist"),
-        (no_images, [], "has no image topic; name one (--topic image=...)"),
-        (two_cameras, [], "has several image topics; name one (--topic image=...). Topics: /camera/camera_info"),
-        (truncated, [], "cannot be read"),
-        (black_images_without_stamp, [], "the image has no stamp"),
-        (street, ["--topic", "image=/front"], "topic /front of bag"),
-        (street, ["--topic", "picture=/front"], "--topic 'picture=/front' is none"),
-        (street, ["--set", "input.depth=true"], "give --topic depth=..."),
-        (street, ["--set", "input.external_keyframes=true"], "has no topic /keyframe"),
-        (street, ["--topic", f"odom={INFO}"], "expected nav_msgs/msg/Odometry"),
-        (street, ["--set", "model.path=nowhere"], "nowhere"),
-        (street, ["--map", "nowhere.progeo"], "nowhere.progeo"),
-        (street, ["--params", "nowhere.yaml"], "nowhere.yaml cannot be read"),
-        (street, ["--set", "serch.top_k=3"], "did you mean 'search.top_k'"),
-    ],
-)
-def test_bad_input_is_one_line_and_leaves_nothing(command, tmp_path, bag, arguments, message):
-    (tmp_path / "in").mkdir()
-    (tmp_path / "out").mkdir()
-    path = bag(tmp_path / "in")
-    by_type = bag in (two_cameras, no_images) or any("image=" in argument for argument in arguments)
-    image = [] if by_type else ["--topic", f"image={IMAGE}"]
-    code, text, errors = command(path, "--out", tmp_path / "out" / "out.mcap", *image, *arguments)
-    assert (code, text) == (2, "")
-    assert errors.splitlines()[-1].startswith("error: ")
-    assert message in errors.splitlines()[-1]
-    assert list((tmp_path / "out").iterdir()) == []
-
-
-def test_a_map_of_another_model_is_refused(command, tmp_path):
-    bag = write_street(tmp_path, "mcap", passes=(0,))
-    bundle = write_tiny_bundle(tmp_path / "bundle")
-    assert command(bag, "--out", tmp_path / "first.mcap", *WITH_DEPTH)[0] == 0
-    arguments = ("--map", tmp_path / "first.progeo", "--set", f"model.path={bundle}", *WITH_DEPTH)
-    code, _, errors = command(bag, "--out", tmp_path / "second.mcap", *arguments)
-    assert code == 2
-    assert "first.progeo" in errors and "model" in errors
-    assert not (tmp_path / "second.mcap").exists()
-
-
-def test_results_are_replaced_only_when_asked(command, tmp_path):
-    bag = write_street(tmp_path, "mcap", passes=(0,))
-    out = tmp_path / "out.mcap"
-    assert command(bag, "--out", out, *WITH_DEPTH)[0] == 0
-    before = out.stat().st_ino
-    code, _, errors = command(bag, "--out", out, *WITH_DEPTH)
-    assert code == 2 and "--force" in errors
-    assert out.stat().st_ino == before
-    assert command(bag, "--out", out, "--force", *WITH_DEPTH)[0] == 0
-    assert out.stat().st_ino != before
-
-
-def test_a_killed_replay_leaves_no_file_under_the_final_name(tmp_path):
-    bag = write_street(tmp_path, "mcap")
-    out = tmp_path / "out.mcap"
-    program = [sys.executable, "-c", "from progeo_ros.replay.command import main; main()"]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'ros_bridge' / 'progeo_ros'}"}
-    process = subprocess.Popen([*program, bag, "--out", out, *WITH_DEPTH], env=environment)
-    end = time.monotonic() + 60
-    while not list(tmp_path.glob(".out.*/out/out.mcap")):
-        assert process.poll() is None and time.monotonic() < end
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not out.exists() and not out.with_suffix(".progeo").exists()
-
-
-def test_an_interrupted_replay_cleans_up(command, tmp_path, monkeypatch):
-    bag = write_street(tmp_path, "mcap", passes=(0,))
-    (tmp_path / "out").mkdir()
-    monkeypatch.setattr(LoopDetector, "process", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    assert command(bag, "--out", tmp_path / "out" / "out.mcap", *WITH_DEPTH)[0] == 130
-    assert list((tmp_path / "out").iterdir()) == []

@@ -146,7 +146,7 @@ class CameraSetup:
             self._mounting = self._optical(camera_frame, is_known=True)
         assert self._mounting is not None
         self._note_mounting(self._mounting)
-        return self._mounting, kept is not None and kept is not self._mounting
+        return self._mounting, kept is not None and kept.base_frame != self._mounting.base_frame
 
     def is_connected(self, camera_frame: str) -> bool:
         """Whether the mounting is stated anywhere."""

@@ -65,6 +65,11 @@ class StreetPlayer:
         self.tf_static = node.create_publisher(TFMessage, "/tf_static", latched)
         self.tf_static.publish(self._mounting())
 
+    def destroy(self) -> None:
+        """Take the publishers away."""
+        for publisher in (self.image, self.depth, self.camera_info, self.odom, self.tf_static):
+            self.node.destroy_publisher(publisher)
+
     def wait_for_listener(self, timeout_s: float = 20.0) -> None:
         """Best effort loses what is sent before the node has subscribed."""
         deadline = time.monotonic() + timeout_s

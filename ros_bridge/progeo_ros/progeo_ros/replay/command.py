@@ -45,6 +45,7 @@ def replay(
     force: Annotated[bool, typer.Option("--force", help="replace an earlier replay")] = False,
 ) -> None:
     """Read the settings, replay, and say what was found."""
+    _check_rosbags()
     from progeo_ros.replay.run import run_replay
     from progeo_ros.replay.settings import load_settings
     from progeo_ros.replay.topics import implied_settings, read_remaps
@@ -67,6 +68,16 @@ def replay(
             on_image=lambda total: bar.update(task, total=total, advance=1),
         )
     print_summary(summary)
+
+
+def _check_rosbags() -> None:
+    """Colcon does not install what only the replay needs."""
+    from progeo_edge.errors import SourceError
+
+    try:
+        import rosbags  # noqa: F401
+    except ImportError as error:
+        raise SourceError("reading and writing bags without ROS needs: pip install 'progeo-edge[bags]'") from error
 
 
 def print_summary(summary: ReplaySummary) -> None:

@@ -21,6 +21,7 @@ from progeo_edge.sources.bag import is_bag
 from progeo_edge.sources.bag_reader import Message, deserialize, opened, read_messages
 from progeo_edge.sources.images import FrameError
 from progeo_ros.adapters.opening import open_adapters
+from progeo_ros.adapters.recorder import default_folder
 from progeo_ros.config import NodeConfig
 from progeo_ros.frame_assembler import FrameAssembler
 from progeo_ros.place_recogniser import PlaceRecogniser, open_encoder
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAP_SUFFIX = ".progeo"
+GRAPH = "graph"
+"""Folder of the recorder's files in the working folder."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ def run_replay(
     Args:
         bag: ROS 1 or ROS 2 bag.
         out: mcap file to write; the map goes beside it with the suffix .progeo, files of the recorder into a folder
-            with the suffix _graph. A replay that is interrupted leaves nothing under these names.
+            with the suffix .graph. A replay that is interrupted leaves nothing under these names.
         node_config: Settings of the node. `map.path` is a known map, if it exists; it is copied, and with
             `map.read_only` only asked.
         config: Settings of the detector.
@@ -94,7 +97,7 @@ def run_replay(
     _check_paths(bag, out, force)
     with opened(bag) as reader, _working_folder(out) as folder:
         inputs = choose_inputs(reader, bag, remaps, node_config)
-        node_config, notes = _fitting(node_config, inputs, out)
+        node_config, notes = _fitting(node_config, inputs, folder)
         recogniser = _open_recogniser(node_config, config, folder)
         types = RosbagsTypes()
         try:
@@ -105,7 +108,7 @@ def run_replay(
                 _refuse_nothing(bag, inputs, session)
         finally:
             recogniser.close()
-        written = _move_results(writer.file, recogniser, out)
+        written = _move_results(folder, writer.file, recogniser, out)
     return ReplaySummary(
         image_topic=inputs.image,
         num_images=session.num_images,
@@ -203,7 +206,7 @@ def _check_paths(bag: Path, out: Path, force: bool) -> None:
         raise SourceError(f"{bag} {what}; expected a .bag, .mcap or .db3 file, or the folder of a ROS 2 bag")
     if out.suffix != ".mcap":
         raise SourceError(f"--out {out} has another suffix than .mcap; name the file {out.stem}.mcap")
-    for path in (out, out.with_suffix(MAP_SUFFIX)):
+    for path in (out, out.with_suffix(MAP_SUFFIX), default_folder(out)):
         if path.exists() and not force:
             raise SourceError(f"{path} exists; choose another --out, or replace it with --force")
         if path.exists() and bag.exists() and path.samefile(bag):
@@ -224,7 +227,7 @@ def _working_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _fitting(config: NodeConfig, inputs: Inputs, out: Path) -> tuple[NodeConfig, list[str]]:
+def _fitting(config: NodeConfig, inputs: Inputs, folder: Path) -> tuple[NodeConfig, list[str]]:
     """Settings that the bag cannot meet, and paths that only a node has."""
     notes = []
     if config.input.odometry == "topic" and inputs.odom is None:
@@ -233,8 +236,8 @@ def _fitting(config: NodeConfig, inputs: Inputs, out: Path) -> tuple[NodeConfig,
         )
         config = config.model_copy(update={"input": config.input.model_copy(update={"odometry": "none"})})
     if not config.recorder.folder:
-        folder = str(out.with_name(f"{out.stem}_graph"))
-        config = config.model_copy(update={"recorder": config.recorder.model_copy(update={"folder": folder})})
+        recorder = config.recorder.model_copy(update={"folder": str(folder / GRAPH)})
+        config = config.model_copy(update={"recorder": recorder})
     return config, notes
 
 
@@ -272,9 +275,13 @@ def _refuse_nothing(bag: Path, inputs: Inputs, session: ReplaySession) -> None:
         raise SourceError(f"not one image of {inputs.image} in bag {bag} could be used" + (f": {why}" if why else ""))
 
 
-def _move_results(mcap: Path, recogniser: PlaceRecogniser, out: Path) -> list[Path]:
-    """The map first: who sees the mcap file finds everything."""
+def _move_results(folder: Path, mcap: Path, recogniser: PlaceRecogniser, out: Path) -> list[Path]:
+    """The mcap file last: who sees it finds everything."""
     written = []
+    if (folder / GRAPH).is_dir():
+        target = default_folder(out)
+        shutil.rmtree(target, ignore_errors=True)
+        written.append((folder / GRAPH).replace(target))
     if not recogniser.read_only and recogniser.map_path is not None:
         written.append(_move(recogniser.map_path, out.with_suffix(MAP_SUFFIX)))
     return [_move(mcap, out), *written]
