@@ -148,18 +148,20 @@ def test_diagnostics_come_about_once_a_second(drive: Drive) -> None:
 def test_the_launch_file_finds_the_place_in_a_known_map_by_simulated_time(
     ros: Ros1, recording: Path, drive: Drive, tmp_path: Path
 ) -> None:
-    """With a parameter file of ROS 2, other names of topics, and the transform from map to odom."""
+    """With a parameter file of ROS 2, compressed images, other names of topics, and the transform from map to odom."""
     path = tmp_path / "params.yaml"
     settings = {"map.read_only": True, "frames": {"publish_tf": True}, "verification.working_size_px": 320}
     path.write_text(yaml.safe_dump({"/**": {"ros__parameters": settings}}))
     launch = ros.launch(
-        *("image:=/eye/image_raw", "depth:=/eye/depth", "odom:=/wheels/odom", f"map:={drive.copy_path}"),
+        *("image:=/eye/image_raw/compressed", "depth:=/eye/depth", "odom:=/wheels/odom", f"map:={drive.copy_path}"),
         *(f"params_file:={path}", "namespace:=/again", "use_sim_time:=true"),
     )
     listener = ros.listen("/again", "again", MAP_POSES, TF, CLOSURES, DIAGNOSTICS)
     first, last = NUM_POSES, NUM_POSES + 3
     remaps = ("image:=/eye/image_raw", "depth:=/eye/depth", "camera_info:=/eye/camera_info", "odom:=/wheels/odom")
-    player = ros.play("/again", recording, "--first", str(first), "--last", str(last), "--clock", *remaps)
+    player = ros.play(
+        "/again", recording, "--first", str(first), "--last", str(last), "--clock", "--compressed", *remaps
+    )
     assert ros.finish(player) == 0, ros.errors("launch").read_text()
     poses = listener.wait_for("relocalization_pose", last - first)
     frames = two_passes()[0][first:last]
@@ -230,15 +232,21 @@ def test_without_progeo_msgs_closures_come_as_standard_messages(ros: Ros1, recor
     assert ros.finish(node) == 0
 
 
-def test_without_calibration_and_with_invalid_odometry_places_are_found_and_the_lack_is_told(
+def test_keyframes_of_another_without_calibration_and_valid_odometry_are_recognised_and_the_lack_is_told(
     ros: Ros1, recording: Path, tmp_path: Path
 ) -> None:
-    few = {"camera.wait_s": 0.2, "exclusion.keyframes": 3, "sequence.enabled": False}
+    few = {
+        "camera.wait_s": 0.2,
+        "exclusion.keyframes": 3,
+        "sequence.enabled": False,
+        "input.external_keyframes": True,
+    }
     ros.set_parameters("/bare/progeo", parameters(tmp_path / "map.progeo", **few))
     listener = ros.listen("/bare", "bare", CLOSURES, DIAGNOSTICS)
     node = ros.start_node("/bare")
-    player = ros.play("/bare", recording, "--last", str(NUM_IMAGES), "--no-camera-info", "--nan-odometry")
-    assert ros.finish(player) == 0
+    lacks = ("--no-camera-info", "--nan-odometry")
+    player = ros.play("/bare", recording, "--last", str(NUM_IMAGES), *lacks, "--keyframes")
+    assert ros.finish(player) == 0, ros.errors("node-bare").read_text()
     closures = listener.wait_for("loop_closures", 3)
     assert {message["verification"]["pose_kind"] for message in closures} == {NO_POSE}
 
