@@ -148,7 +148,9 @@ def test_launch_connects_the_topics_of_the_robot():
 def test_launch_sets_what_the_arguments_imply():
     overrides, _ = launch_functions()
     assert overrides() == {"autostart": True, "use_sim_time": False}, "nothing that the file may say"
-    given = overrides(image="/a/compressed", right_image="/b", keyframe="/c", map="m", adapters="recorder, cuvslam")
+    given = overrides(
+        image="/a/compressed", right_image="/b", keyframe="/c", map="m", base_frame="b", adapters="recorder, cuvslam"
+    )
     del given["autostart"], given["use_sim_time"]
     node_config, _ = configs_from(given)
     assert (node_config.input.transport, node_config.input.right, node_config.input.depth) == (
@@ -157,7 +159,8 @@ def test_launch_sets_what_the_arguments_imply():
         False,
     )
     assert node_config.input.external_keyframes
-    assert (node_config.map.path, node_config.adapters) == ("m", ("recorder", "cuvslam"))
+    assert (node_config.map.path, node_config.frames.base) == ("m", "b")
+    assert node_config.adapters == ("recorder", "cuvslam")
 
 
 def test_rviz_shows_topics_of_the_node():

@@ -27,6 +27,7 @@ ARGUMENTS = (
     ("params_file", str(SHARE / "config" / "progeo.yaml"), "parameters"),
     ("model", "", "'vlad' or a bundle; empty: as in params_file"),
     ("map", "", "map to go on with; empty: as in params_file"),
+    ("base_frame", "", "frame that poses are of; empty: as in params_file"),
     ("adapters", "", "consumers to serve, separated by commas; empty: as in params_file"),
     ("name", "progeo", "name of the node"),
     ("namespace", "", "namespace of the node and of its topics"),
@@ -77,7 +78,7 @@ def overrides(given: dict[str, str]) -> dict[str, Any]:
             values[parameter] = True
     if given["keyframe"]:
         values["input.external_keyframes"] = True
-    for argument, parameter in (("model", "model.path"), ("map", "map.path")):
+    for argument, parameter in (("model", "model.path"), ("map", "map.path"), ("base_frame", "frames.base")):
         if given[argument]:
             values[parameter] = given[argument]
     if given["adapters"]:

@@ -64,6 +64,7 @@ def start(context: LaunchContext) -> list[Any]:
         "camera_info": given["camera_info"],
         "depth": given["depth"],
         "odom": "/rtabmap/odom",
+        "base_frame": given["frame_id"],
         "map": given["map"],
         "model": given["model"],
         "adapters": "rtabmap_links",
