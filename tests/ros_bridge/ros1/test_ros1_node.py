@@ -50,8 +50,13 @@ class Drive:
     """What one run told, and what it left."""
 
     def __init__(self, ros: Ros1, recording: Path, folder: Path) -> None:
-        self.map_path, self.copy_path = folder / "map.progeo", folder / "copy.progeo"
-        ros.set_parameters("/drive/progeo", parameters(self.map_path, **{"gate.min_similarity": 0.125}))
+        self.map_path, self.copy_path, self.graph = folder / "map.progeo", folder / "copy.progeo", folder / "graph"
+        more = {
+            "gate.min_similarity": 0.125,
+            "adapters": ["recorder", "pose_graph"],
+            "recorder": {"folder": str(self.graph)},
+        }
+        ros.set_parameters("/drive/progeo", parameters(self.map_path, **more))
         player = ros.play("/drive", recording, "--last", str(NUM_IMAGES))
         early = ros.listen("/drive", "early", CLOSURES, KEYFRAMES, CANDIDATES, DIAGNOSTICS)
         node = ros.start_node("/drive")
@@ -73,6 +78,7 @@ class Drive:
         self.diagnostics = statuses(early.heard("/diagnostics"), "drive/progeo")
         node.send_signal(signal.SIGTERM)
         self.exit_code = ros.finish(node)
+        self.log = ros.errors("node-drive").read_text()
 
 
 def parameters(map_path: Path, **more: Any) -> dict[str, Any]:
@@ -143,6 +149,12 @@ def test_diagnostics_come_about_once_a_second(drive: Drive) -> None:
     assert last["images processed"] == str(NUM_IMAGES)
     assert last["loop closures"] == str(len(drive.closures))
     assert last["map"] == str(drive.map_path)
+
+
+def test_adapters_work_or_say_why_not(drive: Drive) -> None:
+    edges = [line for line in (drive.graph / "graph.g2o").read_text().splitlines() if line.startswith("EDGE_SE3:QUAT")]
+    assert len(edges) == NUM_IMAGES - 1 + len(drive.closures)
+    assert "adapter pose_graph is left out" in drive.log
 
 
 def test_the_launch_file_finds_the_place_in_a_known_map_by_simulated_time(
@@ -280,7 +292,7 @@ def test_a_node_that_is_killed_has_every_keyframe_it_told_of_in_the_map(
 
 
 def test_a_wrong_parameter_ends_the_node_with_one_sentence(ros: Ros1) -> None:
-    wrong = {
+    wrong: dict[str, tuple[dict[str, Any], str]] = {
         "unknown": ({"search": {"top_q": 3}}, "setting 'search.top_q' is unknown; did you mean 'search.top_k'?"),
         "type": ({"input.max_rate_hz": "fast"}, "input.max_rate_hz = 'fast'"),
         "map": ({"map": {"path": "/absent/map.progeo", "read_only": True}}, "/absent/map.progeo does not exist"),
