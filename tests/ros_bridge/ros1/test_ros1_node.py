@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +30,6 @@ NO_POSE, METRIC, BY_DEPTH, ACCEPTED = 0, 3, 1, 0
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_recording(tmp_path_factory.mktemp("recording") / "two_passes.npz")
-
-
-@pytest.fixture(scope="module")
-def ros(tmp_path_factory: pytest.TempPathFactory, ros1_packages: Path) -> Iterator[Ros1]:
-    system = Ros1(tmp_path_factory.mktemp("ros1"), ros1_packages)
-    yield system
-    system.close()
 
 
 @pytest.fixture(scope="module")
