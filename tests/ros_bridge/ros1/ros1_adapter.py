@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -56,7 +57,7 @@ class Asking:
         """Nothing is held."""
 
     def _tell(self, text: str) -> Publish:
-        return Publish("told", "std_msgs/msg/String", self._types.make("std_msgs/msg/String", data=text), latched=True)
+        return Publish("told", "std_msgs/msg/String", self._types.make("std_msgs/msg/String", data=text))
 
 
 def main() -> None:
@@ -67,6 +68,7 @@ def main() -> None:
     rospy.Service("there", Trigger, lambda request: TriggerResponse(True, f"here, after {failures}"))
     rospy.Service("broken", Trigger, lambda request: 1 / 0)
     wiring = AdapterWiring([asking], types, lambda who, error: failures.append(f"{who}: {error}"))
+    threading.Thread(target=_tick, args=(wiring,), daemon=True).start()
     asker = rospy.Publisher("ask", String, queue_size=10)
     _wait_until(lambda: asker.get_num_connections() > 0)
     for number, service in enumerate(("there", "absent", "broken")):
@@ -77,6 +79,12 @@ def main() -> None:
     asker.publish(String("there"))
     rospy.spin()
     wiring.close()
+
+
+def _tick(wiring: AdapterWiring) -> None:
+    while not rospy.is_shutdown():
+        time.sleep(0.2)
+        wiring.on_tick(0)
 
 
 def _wait_until(condition: Callable[[], bool]) -> None:

@@ -7,9 +7,10 @@ import sys
 from tests.ros_bridge.ros1.ros1_system import HERE, Ros1
 
 
-def test_calls_are_answered_and_an_adapter_that_fails_works_on(ros: Ros1) -> None:
+def test_calls_are_answered_no_first_message_is_lost_and_an_adapter_that_fails_works_on(ros: Ros1) -> None:
+    listener = ros.listen("/adapter", "told", "told:std_msgs/String")
     process = ros.start("adapter", [sys.executable, "-m", f"{HERE}.ros1_adapter", "__ns:=/adapter"])
-    told = ros.listen("/adapter", "told", "told:std_msgs/String").wait_for("told", 4)
+    told = listener.wait_for("told", 4)
     assert [message["data"] for message in told] == [
         "here, after []",
         "nothing",  # no such service

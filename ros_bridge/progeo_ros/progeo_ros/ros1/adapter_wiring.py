@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -15,11 +17,28 @@ from progeo_ros.ros1.topics import open_topic
 from progeo_ros.ros1.types import GenpyTypes
 
 DEPTH = 10
-SERVICE_WAIT_S = 0.5
+SETTLE_S = 1.0
+"""How long a new topic keeps its messages: subscribers have to find it first."""
+SERVICE_WAIT_S = 2.0
 """How long an adapter's service may take to be there. How long its answer takes, rospy does not limit."""
 
 OnError = Callable[[str, Exception], None]
 """Told who failed, and how."""
+
+
+@dataclass(slots=True)
+class _Outlet:
+    """A topic, and the messages that wait until subscribers have found it."""
+
+    topic: Any
+    made_s: float
+    waiting: list[Any] = field(default_factory=list)
+
+    def flush(self) -> None:
+        if self.topic.get_num_connections() > 0 or time.monotonic() - self.made_s >= SETTLE_S:
+            waiting, self.waiting = self.waiting, []
+            for message in waiting:
+                self.topic.publish(message)
 
 
 class AdapterWiring:
@@ -36,7 +55,7 @@ class AdapterWiring:
         self._types = types
         self._on_error = on_error
         self._lock = threading.RLock()
-        self._topics: dict[str, Any] = {}
+        self._outlets: dict[str, _Outlet] = {}
         self._subscribers = [self._subscribe(adapter, item) for adapter in adapters for item in adapter.subscriptions()]
 
     def on_outcome(self, outcome: Outcome) -> None:
@@ -46,6 +65,9 @@ class AdapterWiring:
 
     def on_tick(self, now_ns: int) -> None:
         """About once a second, with the time of ROS."""
+        with self._lock:
+            for outlet in self._outlets.values():
+                outlet.flush()
         for adapter in self._adapters:
             self._perform(adapter.name, adapter.on_tick, now_ns)
 
@@ -78,10 +100,12 @@ class AdapterWiring:
                 self._on_error(f"adapter {name}", error)
 
     def _publish(self, action: Publish) -> None:
-        if action.topic not in self._topics:
-            message_class = self._types.message_class(action.msgtype)
-            self._topics[action.topic] = open_topic(action.topic, message_class, DEPTH, action.latched)
-        self._topics[action.topic].publish(action.message)
+        if action.topic not in self._outlets:
+            topic = open_topic(action.topic, self._types.message_class(action.msgtype), DEPTH, action.latched)
+            self._outlets[action.topic] = _Outlet(topic, time.monotonic())
+        outlet = self._outlets[action.topic]
+        outlet.waiting.append(action.message)
+        outlet.flush()
 
     def _call(self, name: str, call: Call) -> None:
         """In a thread of its own: a call of rospy blocks."""

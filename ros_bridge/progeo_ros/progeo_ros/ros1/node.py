@@ -14,7 +14,6 @@ from progeo_edge.camera_file import load_camera
 from progeo_edge.config import Config
 from progeo_edge.errors import ProgeoError
 from progeo_edge.sources.images import FrameError
-from progeo_edge.types import Descriptor, Image
 from progeo_ros.adapters.opening import open_adapters
 from progeo_ros.complaints import Complaints
 from progeo_ros.config import NodeConfig
@@ -60,7 +59,7 @@ class Node:
         self.pipeline = Pipeline(assembler, self.recogniser, self._emit, self._on_image_error)
         self._map_frame = MapFrame(config.frames.map) if config.frames.publish_tf else None
         self._open_topics()
-        adapters = open_adapters(config, self._types, self.recogniser.map_path, self._describe)
+        adapters = open_adapters(config, self._types, self.recogniser.map_path, self.recogniser.encode)
         self._adapters = AdapterWiring(adapters, self._types, self._on_failure)
         self._services = offer_services(self._types, self)
         self.pipeline.start()
@@ -103,11 +102,6 @@ class Node:
         self.pipeline.is_paused = paused
         self._health.state = "paused" if paused else "active"
         return True
-
-    def _describe(self, image: Image) -> Descriptor:
-        """For the adapter that describes every image for RTAB-Map."""
-        descriptor: Descriptor = self.recogniser.encoder.encode([image])[0]
-        return descriptor
 
     # -- once a second -----------------------------------------------------------------------------------------------
 

@@ -36,6 +36,10 @@ class KeptTopic(rospy.SubscribeListener):  # type: ignore[misc]  # rospy is not 
             self._kept.append(message)
             self._publisher.publish(message)
 
+    def get_num_connections(self) -> int:
+        """How many listen."""
+        return int(self._publisher.get_num_connections())
+
     def peer_subscribe(self, topic_name: str, topic_publish: object, peer_publish: Callable[[Any], None]) -> None:
         """Called by rospy when somebody joins."""
         with self._lock:
