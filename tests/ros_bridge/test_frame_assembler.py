@@ -39,12 +39,14 @@ FILE_CAMERA = Camera("pinhole", 64, 48, np.array([[50.0, 0, 32], [0, 50, 24], [0
 class Bench:
     """An assembler with short ways to feed it; images arrive 20 ms after their stamp."""
 
-    def __init__(self, *, camera: Camera | None = None, ready: bool = True, **settings: Any) -> None:
+    def __init__(
+        self, *, camera: Camera | None = None, ready: bool = True, keep_all: bool = False, **settings: Any
+    ) -> None:
         sections: dict[str, dict[str, Any]] = {"input": {"odometry": "none", "max_rate_hz": 1000.0}}
         for name, value in settings.items():
             section, _, key = name.partition("__")
             sections.setdefault(section, {})[key] = value
-        self.assembler = FrameAssembler(NodeConfig.model_validate(sections), camera)
+        self.assembler = FrameAssembler(NodeConfig.model_validate(sections), camera, keep_all=keep_all)
         if ready:
             self.assembler.on_camera_info(camera_info())
             self.tf(("base_link", "cam", T_BASE_CAM))
@@ -666,3 +668,31 @@ def test_triggers_of_the_former_time_are_forgotten_and_those_of_the_new_one_kept
     assert bench.assembler.pop() is None
     bench.image(again + TENTH)
     assert bench.pop().stamp_ns == again + TENTH
+
+
+# -- recordings ------------------------------------------------------------------------------------------------------
+
+
+def test_of_a_recording_every_image_is_given_in_its_order():
+    bench = Bench(keep_all=True, input__odometry="topic")
+    bench.drive(T0)
+    stamps_ns = [T0 + (i + 1) * SECOND // 100 for i in range(2 * MAX_WAITING)]
+    for stamp_ns in stamps_ns:
+        bench.image(stamp_ns)
+    assert bench.assembler.pop() is None, "all wait for odometry"
+    bench.drive(stamps_ns[-1])
+    assert [bench.pop().stamp_ns for _ in stamps_ns] == stamps_ns
+    assert bench.assembler.pop() is None
+    assert "dropped_by_newer" not in bench.counts
+
+
+def test_of_a_recording_no_image_overtakes_one_that_waits():
+    bench = Bench(keep_all=True, input__depth=True)
+    bench.assembler.on_depth(depth(T0))
+    bench.image(T0)
+    assert bench.pop().stamp_ns == T0
+    bench.image(T0 + TENTH)
+    bench.image(T0 + 2 * TENTH)
+    assert bench.assembler.pop() is None, "its depth may still come"
+    later = bench.assembler.pop(T0 + 2 * TENTH + MAX_WAIT_NS)
+    assert later is not None and later.stamp_ns == T0 + TENTH

@@ -16,7 +16,7 @@ from progeo_ros.config import NodeConfig
 from progeo_ros.conversions.incoming import frame_of, header_stamp_ns, no_pose, transforms_of
 from progeo_ros.decoding import decode
 from progeo_ros.odometry_input import OdometryInput
-from progeo_ros.stamped_messages import KeyframeTriggers, StampedMessages
+from progeo_ros.stamped_messages import MAX_KEPT, KeyframeTriggers, StampedMessages
 from progeo_ros.transforms import RESTART_NS, TransformTree
 
 __all__ = ["AssembledFrame", "AssemblerCounts", "FrameAssembler", "Pending"]
@@ -24,6 +24,8 @@ __all__ = ["AssembledFrame", "AssemblerCounts", "FrameAssembler", "Pending"]
 MAX_WAIT_NS = 500_000_000
 """How long after its arrival an image waits for odometry, depth and right image that are late."""
 MAX_WAITING = 16
+MAX_KEPT_OF_RECORDING = 200
+"""Depth and right images that are kept for images of a recording, which may all wait for the camera's mounting."""
 MAX_EVENTS = 100
 
 
@@ -40,9 +42,10 @@ class FrameAssembler:
     Args:
         config: Settings of the node.
         camera: From the camera file; None takes camera_info.
+        keep_all: Give every image in its order, instead of dropping for a newer one: a recording has no hurry.
     """
 
-    def __init__(self, config: NodeConfig, camera: Camera | None = None) -> None:
+    def __init__(self, config: NodeConfig, camera: Camera | None = None, *, keep_all: bool = False) -> None:
         self.counts = AssemblerCounts()
         self.last_problem = ""
         self._config = config
@@ -51,8 +54,10 @@ class FrameAssembler:
         self._tree = TransformTree()
         self._setup = CameraSetup(config, camera, self._tree, self._problems)
         self._odometry = OdometryInput(config, self._tree, self._problems)
-        self._depth = StampedMessages(config.input.max_offset_ms)
-        self._right = StampedMessages(config.input.max_offset_ms)
+        self._keep_all = keep_all
+        max_kept = MAX_KEPT_OF_RECORDING if keep_all else MAX_KEPT
+        self._depth = StampedMessages(config.input.max_offset_ms, max_kept)
+        self._right = StampedMessages(config.input.max_offset_ms, max_kept)
         self._triggers = KeyframeTriggers[_Waiting]()
         self._waiting: deque[_Waiting] = deque()
         self._schedule = RateSchedule(config.input.max_rate_hz)
@@ -132,6 +137,9 @@ class FrameAssembler:
             now_ns: Time of the clock of `arrival_ns`; None takes the arrival of the last image.
         """
         self._now_ns = max(self._now_ns, now_ns or 0)
+        if self._keep_all:
+            is_due = self._waiting and not self._missing(self._waiting[0])
+            return self._pending(self._waiting.popleft()) if is_due else None
         if self._config.input.external_keyframes:
             places = range(len(self._waiting))
         else:
@@ -227,7 +235,7 @@ class FrameAssembler:
 
     def _wait(self, image: _Waiting) -> None:
         self._waiting.append(image)
-        if len(self._waiting) > MAX_WAITING:
+        if len(self._waiting) > MAX_WAITING and not self._keep_all:
             self._waiting.popleft()
             self.counts.dropped_by_newer += 1
 

@@ -140,13 +140,14 @@ class Pipeline:
                     self._submit_complete()
 
     def _recognise(self, assembled: AssembledFrame) -> None:
-        outcome = _ask(self.recogniser.process, assembled)
+        outcome = ask(self.recogniser.process, assembled)
         self._emit(outcome)
         if self._desk.is_asked:
-            self._desk.offer(outcome if self.recogniser.read_only else _ask(self.recogniser.relocalize, assembled))
+            self._desk.offer(outcome if self.recogniser.read_only else ask(self.recogniser.relocalize, assembled))
 
 
-def _ask(question: Callable[..., Outcome], assembled: AssembledFrame) -> Outcome:
+def ask(question: Callable[..., Outcome], assembled: AssembledFrame) -> Outcome:
+    """Ask a recogniser about a frame: `ask(recogniser.process, assembled)`."""
     return question(
         assembled.frame,
         assembled.camera,

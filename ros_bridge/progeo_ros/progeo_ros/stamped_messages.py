@@ -21,11 +21,12 @@ class StampedMessages:
 
     Args:
         max_offset_ms: Largest difference of stamps.
+        max_kept: Messages that are kept.
     """
 
-    def __init__(self, max_offset_ms: float) -> None:
+    def __init__(self, max_offset_ms: float, max_kept: int = MAX_KEPT) -> None:
         self._max_offset_ns = max_offset_ms * 1e6
-        self._messages: deque[tuple[int, Any]] = deque(maxlen=MAX_KEPT)
+        self._messages: deque[tuple[int, Any]] = deque(maxlen=max_kept)
 
     @property
     def has_come(self) -> bool:
@@ -42,7 +43,7 @@ class StampedMessages:
     def forget_after(self, stamp_ns: int) -> None:
         """Time was set back to a stamp."""
         kept = [item for item in self._messages if item[0] < stamp_ns + RESTART_NS]
-        self._messages = deque(kept, maxlen=MAX_KEPT)
+        self._messages = deque(kept, maxlen=self._messages.maxlen)
 
     def reaches(self, stamp_ns: int) -> bool:
         """Whether a later message cannot be nearer to a stamp than one that is here."""

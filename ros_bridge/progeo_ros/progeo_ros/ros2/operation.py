@@ -23,13 +23,11 @@ from progeo_ros.map_frame import MapFrame
 from progeo_ros.pipeline import Pipeline
 from progeo_ros.place_recogniser import PlaceRecogniser
 from progeo_ros.publications import publications
+from progeo_ros.recogniser_facts import RecogniserFacts
 from progeo_ros.ros2.adapter_wiring import AdapterWiring
 from progeo_ros.ros2.inputs import Inputs
 from progeo_ros.ros2.types import RclpyTypes
 from progeo_ros.ros2.wiring import OutcomePublishers, reliable
-
-INDEX_CHECK_S = 60.0
-"""How often the recall of the index is measured for diagnostics."""
 
 Report = Callable[[str, str, Exception | None], None]
 """Logs a sentence of some kind now and then; with an error that nobody expected, its traceback too."""
@@ -66,8 +64,8 @@ class Operation:
         self._inputs: Inputs | None = None
         self._map_frame = MapFrame(config.frames.map)
         self._known_problems: set[str] = set()
-        self._index_checked_s = -INDEX_CHECK_S
         self.recogniser = PlaceRecogniser.open(config, detector_config)
+        self._facts = RecogniserFacts(self.recogniser)
         try:
             self.pipeline = Pipeline(self._assembler, self.recogniser, self._emit, self._on_image_error)
             topics = publications(config, types, types.has("progeo_msgs/msg/LoopClosure"))
@@ -137,7 +135,7 @@ class Operation:
         self.pipeline.tick(time.monotonic_ns())
         self._adapters.on_tick(now_ns)
         self._log_news()
-        facts, counters = self._facts(), self._adapters.counters()
+        facts, counters = self._facts.read(), self._adapters.counters()
 
         def observe(assembler: FrameAssembler) -> None:
             drops, age_s = self.pipeline.drops, self.pipeline.queue_age_s
@@ -147,25 +145,6 @@ class Operation:
                 self.health.facts.update(facts)
 
         self.pipeline.examine(observe)
-
-    def _facts(self) -> dict[str, str]:
-        recogniser = self.recogniser
-        spec = recogniser.encoder.spec
-        facts = {
-            "model": spec.name,
-            "model id": spec.fingerprint,
-            "map": str(recogniser.map_path or "in memory"),
-            "map keyframes": str(recogniser.num_keyframes),
-            "map read-only": str(recogniser.read_only),
-            "session": recogniser.session,
-        }
-        for name in ("precision", "providers"):
-            if (value := getattr(recogniser.encoder, name, None)) is not None:
-                facts[name] = str(value)
-        if time.monotonic() - self._index_checked_s >= INDEX_CHECK_S:
-            self._index_checked_s = time.monotonic()
-            facts.update({f"index {name}": str(value) for name, value in recogniser.index_report().items()})
-        return facts
 
     def _log_news(self) -> None:
         logger = self._node.get_logger()

@@ -95,7 +95,9 @@ def _float_range(spec: ParameterSpec) -> FloatingPointRange:
 
 
 def _plain(value: Any, spec: ParameterSpec) -> Any:  # noqa: ANN401
-    """Whole numbers are fine as floats, and a list of strings may have one empty string where ROS wants one."""
+    """Whole numbers are fine as floats; an empty list arrives as None from a file, or has an empty string in it."""
     if spec.kind == "float" and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    return [text for text in value if text] if spec.kind == "strings" and isinstance(value, list | tuple) else value
+    if spec.kind == "strings" and (value is None or isinstance(value, list | tuple)):
+        return [text for text in value or () if text]
+    return value
