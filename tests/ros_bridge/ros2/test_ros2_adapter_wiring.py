@@ -9,7 +9,7 @@ import pytest
 
 from progeo_ros.adapters import Action, Call, Counters, Publish, Subscription
 
-rclpy = pytest.importorskip("rclpy")
+rclpy = pytest.importorskip("rclpy", reason="needs ROS 2: source its setup.bash (rclpy is not importable)")
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup  # noqa: E402
 
@@ -25,7 +25,7 @@ class Echo:
     """Sends back what it hears, and asks a service at every tick until it has an answer."""
 
     name = "echo"
-    required_types = (HEADER,)
+    required_types: tuple[str, ...] = (HEADER,)
 
     def __init__(self, types: Any) -> None:
         self.types = types

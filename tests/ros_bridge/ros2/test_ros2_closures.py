@@ -12,7 +12,7 @@ from progeo_edge.geometry import invert, rotation_angle, transform_from_quaterni
 from progeo_edge.map_store import MapStore
 from tests.ros_bridge.ros2 import street_player
 
-rclpy = pytest.importorskip("rclpy")
+rclpy = pytest.importorskip("rclpy", reason="needs ROS 2: source its setup.bash (rclpy is not importable)")
 
 from tests.ros_bridge.ros2.ros2_client import SHORT_STREET, environment, running, wait_until  # noqa: E402
 

@@ -6,7 +6,7 @@ import pytest
 
 from progeo_ros.parameters import parameter_specs
 
-rclpy = pytest.importorskip("rclpy")
+rclpy = pytest.importorskip("rclpy", reason="needs ROS 2: source its setup.bash (rclpy is not importable)")
 
 from rcl_interfaces.srv import DescribeParameters, ListParameters  # noqa: E402
 

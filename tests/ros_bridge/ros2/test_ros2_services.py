@@ -9,7 +9,7 @@ import pytest
 
 from progeo_edge.map_store import MapStore
 
-rclpy = pytest.importorskip("rclpy")
+rclpy = pytest.importorskip("rclpy", reason="needs ROS 2: source its setup.bash (rclpy is not importable)")
 
 from tests.ros_bridge.ros2.ros2_client import SHORT_STREET, running, wait_until  # noqa: E402
 from tests.ros_bridge.ros2.street_player import StreetPlayer  # noqa: E402

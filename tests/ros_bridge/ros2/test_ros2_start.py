@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-rclpy = pytest.importorskip("rclpy")
+rclpy = pytest.importorskip("rclpy", reason="needs ROS 2: source its setup.bash (rclpy is not importable)")
 
 from rcl_interfaces.srv import GetParameters  # noqa: E402
 
