@@ -217,3 +217,13 @@ def test_relocalize_waits_for_the_image_that_knows(tmp_path, frames):
     assert (answer.outcome.frame.stamp_ns, answer.closure.query_id) == (frames[NUM_POSES].stamp_ns, -1)
     assert bench.recogniser.num_keyframes == NUM_POSES + 1, "the question stored nothing of its own"
     bench.close()
+
+
+def test_a_stop_answers_those_who_wait_for_a_pose(bench):
+    answers: list[Answer] = []
+    asking = threading.Thread(target=lambda: answers.append(bench.pipeline.relocalize(30.0)))
+    asking.start()
+    time.sleep(0.1)
+    assert bench.pipeline.stop()
+    asking.join(5)
+    assert [answer.problem for answer in answers] == ["the node takes no images; activate it"]

@@ -321,12 +321,14 @@ def test_merging_makes_another_map_s_places_known_in_the_same_session(recogniser
     outcome = recogniser.process(frames[NUM_POSES + 1], camera())
     assert (outcome.update.status, outcome.session) == (Status.ACCEPTED, "run")
     assert outcome.update.keyframe is not None
-    assert outcome.update.keyframe.id == NUM_POSES + 1
+    assert (outcome.update.keyframe.id, outcome.update.keyframe.session) == (NUM_POSES + 1, 0)
     assert outcome.reference(outcome.update.closures[0].reference_id).session == 1
     with pytest.raises(MapError, match="both hold the session"):
         recogniser.merge_map(str(known_map))
     recogniser.reconfigure(settings("search.top_k=5"))
-    assert recogniser.process(frames[NUM_POSES + 2], camera()).session == "run", "not the merged session, the last one"
+    after = recogniser.process(frames[NUM_POSES + 2], camera()).update.keyframe
+    assert after is not None
+    assert after.session == 0, "not the merged session, which is the last one of the map"
 
 
 def test_a_merge_that_fails_half_way_leaves_the_map_unchanged(recogniser, frames, known_map, monkeypatch):
