@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from progeo_ros import complaints
 from progeo_ros.complaints import EVERY_S, Complaints
 
 
@@ -13,7 +12,7 @@ def now(monkeypatch):
     class Clock:
         s = 100.0
 
-    monkeypatch.setattr(complaints.time, "monotonic", lambda: Clock.s)
+    monkeypatch.setattr("progeo_ros.complaints.time.monotonic", lambda: Clock.s)
     return Clock
 
 

@@ -35,6 +35,7 @@ def test_nothing_is_said_before_the_first_relocalisation():
 
 def test_map_to_odom_times_odom_to_base_is_the_recognised_pose():
     message = MapFrame("map").message(TYPES, recognised_at(T_MAP_BASE))
+    assert message is not None
     stamped = message.transforms[0]
     assert (stamped.header.frame_id, stamped.child_frame_id) == ("map", "odom")
     assert (stamped.header.stamp.sec, stamped.header.stamp.nanosec) == (3, 4)

@@ -116,9 +116,14 @@ def test_while_the_worker_is_busy_only_the_newest_waits(bench, frames):
 
 
 def test_dropped_images_are_never_decoded(bench, frames, monkeypatch):
-    decoded = []
+    decoded: list[int] = []
     decode = bench.assembler.decode
-    monkeypatch.setattr(bench.assembler, "decode", lambda pending: decoded.append(pending.stamp_ns) or decode(pending))
+
+    def noting(pending):
+        decoded.append(pending.stamp_ns)
+        return decode(pending)
+
+    monkeypatch.setattr(bench.assembler, "decode", noting)
     bench.go.clear()
     bench.send(frames[0])
     bench.wait(1)

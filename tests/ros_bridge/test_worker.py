@@ -33,7 +33,8 @@ def no_error(error: Exception) -> None:
 
 
 def test_only_the_newest_waiting_item_is_worked_on():
-    work, dropped = Slow(), []
+    work = Slow()
+    dropped: list[int] = []
     worker = LatestOnlyWorker(work, no_error, on_drop=dropped.append)
     assert worker.submit(0)
     assert work.begun.acquire(timeout=WAIT_S)

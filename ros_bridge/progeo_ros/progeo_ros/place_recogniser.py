@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 from progeo_edge.config import Config
 from progeo_edge.detector import LoopDetector
@@ -15,7 +16,7 @@ from progeo_edge.encoders import Encoder, load_encoder
 from progeo_edge.errors import InputError, MapError
 from progeo_edge.geometry import Camera
 from progeo_edge.map_store import MapStore
-from progeo_edge.types import Frame, Image, Update
+from progeo_edge.types import Descriptor, Frame, Image, Update
 from progeo_ros.camera_identity import is_same_camera
 from progeo_ros.config import NodeConfig
 from progeo_ros.events import Outcome, thumbnail_of
@@ -208,6 +209,11 @@ class PlaceRecogniser:
             else:
                 update = self._ask_without_session(frame)
             return self._outcome(frame, update, where)
+
+    def encode(self, image: Image) -> Descriptor:
+        """(D,) descriptor of an image, for consumers with images of their own. Waits for the image at work."""
+        with self._lock:
+            return cast(Descriptor, self.encoder.encode([image])[0])
 
     # -- the map and its sessions ------------------------------------------------------------------------------------
 

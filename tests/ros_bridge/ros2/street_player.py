@@ -42,10 +42,7 @@ class StreetPlayer:
     """
 
     def __init__(self, node: Any, path: Path, scale: int = 1) -> None:
-        import nav_msgs.msg
-        import sensor_msgs.msg
         from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
-        from tf2_msgs.msg import TFMessage
 
         from progeo_ros.ros2.types import RclpyTypes
 
@@ -57,12 +54,12 @@ class StreetPlayer:
             self.images = np.stack([cv2.resize(image, None, fx=scale, fy=scale) for image in self.images])
             self.K[:2] *= scale
         sensor = qos_profile_sensor_data
-        self.image = node.create_publisher(sensor_msgs.msg.Image, "image", sensor)
-        self.depth = node.create_publisher(sensor_msgs.msg.Image, "depth", sensor)
-        self.camera_info = node.create_publisher(sensor_msgs.msg.CameraInfo, "camera_info", sensor)
-        self.odom = node.create_publisher(nav_msgs.msg.Odometry, "odom", sensor)
+        self.image = node.create_publisher(self.types.find("sensor_msgs/msg/Image"), "image", sensor)
+        self.depth = node.create_publisher(self.types.find("sensor_msgs/msg/Image"), "depth", sensor)
+        self.camera_info = node.create_publisher(self.types.find("sensor_msgs/msg/CameraInfo"), "camera_info", sensor)
+        self.odom = node.create_publisher(self.types.find("nav_msgs/msg/Odometry"), "odom", sensor)
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self.tf_static = node.create_publisher(TFMessage, "/tf_static", latched)
+        self.tf_static = node.create_publisher(self.types.find("tf2_msgs/msg/TFMessage"), "/tf_static", latched)
         self.tf_static.publish(self._mounting())
 
     def destroy(self) -> None:

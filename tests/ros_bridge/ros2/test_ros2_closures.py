@@ -35,7 +35,8 @@ def drive(client, street, tmp_path_factory):
         "loop_markers": client.listen("loop_markers", "visualization_msgs/msg/MarkerArray", latched=True),
         "diagnostics": client.listen("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray"),
     }
-    with running(tmp_path, {**SHORT_STREET, "autostart": True}) as node:
+    adapters = "['recorder', 'stamped_pairs', 'rtabmap_links']"
+    with running(tmp_path, {**SHORT_STREET, "adapters": adapters, "recorder.every_s": 1.0, "autostart": True}) as node:
         player = play(street, "--gap-s", "2", "--step-s", "0.4")
         assert player.wait(60) == 0
         wait_until(lambda: len(heard["closures"]) >= 4, 10, "4 closures")
@@ -112,3 +113,16 @@ def test_diagnostics_come_once_a_second_and_are_content_after_the_drive(drive):
     assert int(values["loop closures"]) == len(heard["closures"])
     seconds = [m.header.stamp.sec + 1e-9 * m.header.stamp.nanosec for m in heard["diagnostics"]]
     assert np.median(np.diff(seconds)) == pytest.approx(1.0, abs=0.2)
+
+
+def test_adapters_are_served_and_one_without_its_messages_is_left_out(drive):
+    node, heard, map_path = drive
+    assert "adapter rtabmap_links is left out: rtabmap_msgs/" in node.output
+    folder = map_path.parent / "map.graph"
+    wait_until(lambda: {path.name for path in folder.iterdir()} >= {"graph.g2o", "closures.csv"}, 15, "its files")
+    wait_until(lambda: "recorder" in counted(heard["diagnostics"][-1]), 5, "its counts in diagnostics")
+
+
+def counted(message) -> set[str]:
+    """First words of the keys in diagnostics: adapters have their name there."""
+    return {pair.key.split(" ")[0] for pair in message.status[0].values}

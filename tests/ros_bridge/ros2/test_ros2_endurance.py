@@ -52,7 +52,7 @@ def test_30_hz_of_640x480_for_a_while(client, street, tmp_path, max_rate_hz):
         f"latency p50/p95/p99 {latency} ms, resident {before_mb:.0f} -> {after_mb:.0f} MB"
     )
     assert sent >= 0.9 * RATE_HZ * DURATION_S, "this machine is too busy to play the camera"
-    assert received >= 0.9 * sent
+    assert received >= 0.7 * sent, "best effort: what a busy machine does not fetch in time is lost before the node"
     assert processed >= 0.5 * min(max_rate_hz, RATE_HZ) * DURATION_S * 0.9
     assert 0 <= received - processed - sum(dropped.values()) <= 3, "every image was processed or counted as dropped"
     assert float(latency.split("/")[1]) < 1000

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import pytest
 
 from progeo_edge.map_store import MapStore
@@ -9,7 +12,7 @@ from tests.small_world import SPEC
 
 rclpy = pytest.importorskip("rclpy")
 
-from tests.ros_bridge.ros2.ros2_client import SHORT_STREET, running, wait_until  # noqa: E402
+from tests.ros_bridge.ros2.ros2_client import SHORT_STREET, environment, running, wait_until  # noqa: E402
 from tests.ros_bridge.ros2.street_player import StreetPlayer  # noqa: E402
 
 
@@ -112,16 +115,32 @@ def test_ctrl_c_closes_the_map_cleanly_in_every_state(client, tmp_path):
             assert not (tmp_path / "map.progeo-wal").exists()
 
 
+def test_kill_9_loses_no_keyframe_that_was_published(client, street, tmp_path):
+    """In a namespace of its own: DDS believes for many seconds that a killed process still offers its services."""
+    names = ["image", "depth", "camera_info", "odom"]
+    remapped = [text for name in names for text in ("-r", f"{name}:=/{name}")]
+    keyframes = client.listen("/killed/keyframes", "progeo_msgs/msg/Keyframe")
+    closures = client.listen("/killed/loop_closures", "progeo_msgs/msg/LoopClosure", latched=True)
+    player = StreetPlayer(client.node, street)
+    with running(tmp_path, {**SHORT_STREET, "autostart": True}, "-r", "__ns:=/killed", *remapped) as node:
+        player.wait_for_listener()
+        player.play(step_s=0.3, gap_s=2.0)
+        wait_until(lambda: closures, 10, "a closure")
+        node.process.kill()
+        assert node.process.wait(10) == -9
+    time.sleep(0.5)
+    with MapStore.open(tmp_path / "map.progeo", read_only=True) as store:
+        assert {message.id for message in keyframes} <= {info.id for info in store.infos()}
+        stored = {(closure.query_id, closure.reference_id) for closure in store.closures()}
+        assert {(message.query_id, message.reference_id) for message in closures} <= stored
+    player.destroy()
+
+
 def test_without_progeo_msgs_closures_go_out_in_a_standard_message(client, street, tmp_path):
     hidden = tmp_path / "hidden" / "progeo_msgs"
     hidden.mkdir(parents=True)
     (hidden / "__init__.py").write_text("raise ModuleNotFoundError('hidden by the test', name='progeo_msgs')\n")
-    import os
-
-    path = os.pathsep.join([str(hidden.parent), os.environ.get("PYTHONPATH", "")])
-    from tests.ros_bridge.ros2.ros2_client import environment
-
-    extra = {"PYTHONPATH": os.pathsep.join([str(hidden.parent), environment()["PYTHONPATH"], path])}
+    extra = {"PYTHONPATH": os.pathsep.join([str(hidden.parent), environment()["PYTHONPATH"]])}
     poses = client.listen("loop_closure_pose", "geometry_msgs/msg/PoseWithCovarianceStamped", latched=True)
     player = StreetPlayer(client.node, street)
     with running(tmp_path, {**SHORT_STREET, "autostart": True}, extra=extra) as node:

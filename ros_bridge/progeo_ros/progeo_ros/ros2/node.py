@@ -14,12 +14,10 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.parameter import Parameter
 
 from progeo_edge.errors import ConfigError, ProgeoError
-from progeo_ros.adapters import Adapter
 from progeo_ros.complaints import Complaints
 from progeo_ros.config import NodeConfig
 from progeo_ros.health import Health, diagnostics_message
 from progeo_ros.parameters import configs_from, refuse_change
-from progeo_ros.place_recogniser import PlaceRecogniser
 from progeo_ros.ros2.log_bridge import LogBridge
 from progeo_ros.ros2.operation import Operation
 from progeo_ros.ros2.parameters import declare_settings, read_settings, unknown_settings
@@ -103,15 +101,12 @@ class ProgeoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not there whe
 
     def _configure(self) -> None:
         node_config, config = configs_from(read_settings(self, self._specs))
-        self._operation = Operation(self, node_config, config, self._types, self._adapters(node_config), self._report)
+        self._operation = Operation(self, node_config, config, self._types, self._report)
         self._idle_health.errors.clear()
         recogniser = self._operation.recogniser
         self.get_logger().info(
             f"map {recogniser.map_path} with {recogniser.num_keyframes} keyframes, model {recogniser.encoder.spec.name}"
         )
-
-    def _adapters(self, config: NodeConfig) -> Callable[[PlaceRecogniser], tuple[Adapter, ...]]:
-        return lambda recogniser: ()
 
     def close_operation(self) -> None:
         """Close what is open; twice is fine."""

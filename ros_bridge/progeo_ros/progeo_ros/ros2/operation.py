@@ -14,7 +14,7 @@ from progeo_edge.camera_file import load_camera
 from progeo_edge.config import Config
 from progeo_edge.errors import ProgeoError
 from progeo_edge.sources.images import FrameError
-from progeo_ros.adapters import Adapter
+from progeo_ros.adapters.opening import open_adapters
 from progeo_ros.config import NodeConfig
 from progeo_ros.events import Outcome
 from progeo_ros.frame_assembler import FrameAssembler
@@ -24,9 +24,10 @@ from progeo_ros.pipeline import Pipeline
 from progeo_ros.place_recogniser import PlaceRecogniser
 from progeo_ros.publications import publications
 from progeo_ros.recogniser_facts import RecogniserFacts
+from progeo_ros.ros2.adapter_wiring import AdapterWiring
 from progeo_ros.ros2.inputs import Inputs
 from progeo_ros.ros2.types import RclpyTypes
-from progeo_ros.ros2.wiring import AdapterWiring, OutcomePublishers, reliable
+from progeo_ros.ros2.wiring import OutcomePublishers, reliable
 
 Report = Callable[[str, str, Exception | None], None]
 """Logs a sentence of some kind now and then; with an error that nobody expected, its traceback too."""
@@ -48,7 +49,6 @@ class Operation:
         config: NodeConfig,
         detector_config: Config,
         types: RclpyTypes,
-        adapters: Callable[[PlaceRecogniser], tuple[Adapter, ...]],
         report: Report,
     ) -> None:
         """Open everything, or nothing.
@@ -72,7 +72,8 @@ class Operation:
             self._publishers = OutcomePublishers(node, topics, types, self._on_failure)
             self._tf = self._tf_publisher() if config.frames.publish_tf else None
             group: CallbackGroup = MutuallyExclusiveCallbackGroup()
-            self._adapters = AdapterWiring(node, adapters(self.recogniser), types, group, self._on_failure)
+            adapters = open_adapters(config, types, self.recogniser.map_path, self.recogniser.encode)
+            self._adapters = AdapterWiring(node, adapters, types, group, self._on_failure)
         except BaseException:
             self.recogniser.close()
             raise
