@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.ros_bridge.ros1.ros1_environment import build_packages, python_folder, what_is_missing
+from tests.ros_bridge.ros1.ros1_system import Ros1
 
 MISSING = what_is_missing()
 
@@ -27,3 +28,11 @@ def ros1_packages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     sys.path.insert(0, str(python_folder(install)))
     yield install
     sys.path.remove(str(python_folder(install)))
+
+
+@pytest.fixture(scope="session")
+def ros(tmp_path_factory: pytest.TempPathFactory, ros1_packages: Path) -> Iterator[Ros1]:
+    """A master, and whatever tests start around it."""
+    system = Ros1(tmp_path_factory.mktemp("ros1"), ros1_packages)
+    yield system
+    system.close()

@@ -11,12 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import rospy
 from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Odometry
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
 
@@ -32,7 +33,11 @@ class Robot:
     def __init__(self, recording: Any, options: argparse.Namespace) -> None:
         self.recording = recording
         self.options = options
-        self.image = rospy.Publisher("image", Image, queue_size=10)
+        if options.compressed:
+            self.image = rospy.Publisher(f"{rospy.resolve_name('image')}/compressed", CompressedImage, queue_size=10)
+        else:
+            self.image = rospy.Publisher("image", Image, queue_size=10)
+        self.keyframe = rospy.Publisher("keyframe", Header, queue_size=10)
         self.info = rospy.Publisher("camera_info", CameraInfo, queue_size=10)
         self.depth = rospy.Publisher("depth", Image, queue_size=10)
         self.odom = rospy.Publisher("odom", Odometry, queue_size=10)
@@ -42,6 +47,7 @@ class Robot:
 
     def wait_for_node(self) -> None:
         wanted = [self.image, self.info, self.depth, self.odom, self.tf]
+        wanted += [self.keyframe] if self.options.keyframes else []
         end = time.monotonic() + CONNECT_S
         while any(publisher.get_num_connections() == 0 for publisher in wanted):
             if time.monotonic() > end:
@@ -59,7 +65,9 @@ class Robot:
         if not self.options.no_camera_info:
             self.info.publish(self._camera_info(stamp))
         self.depth.publish(picture(stamp, depth_m, "32FC1"))
-        self.image.publish(picture(stamp, image, "bgr8"))
+        self.image.publish(_png(stamp, image) if self.options.compressed else picture(stamp, image, "bgr8"))
+        if self.options.keyframes:
+            self.keyframe.publish(Header(stamp=stamp, frame_id="camera"))
 
     def _odometry(self, i: int, stamp: Any) -> Odometry:
         message = Odometry(header=Header(stamp=stamp, frame_id="odom"), child_frame_id="base_link")
@@ -139,6 +147,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--last", type=int, required=True)
     parser.add_argument("--period-s", type=float, default=0.0, help="between images; 0 waits for the answer to each")
+    parser.add_argument("--compressed", action="store_true", help="as PNG, below the name of the raw images")
+    parser.add_argument("--keyframes", action="store_true", help="ask for every image to be kept")
     parser.add_argument("--clock", action="store_true", help="simulated time: that of the images")
     parser.add_argument("--no-camera-info", action="store_true")
     parser.add_argument("--nan-odometry", action="store_true")
@@ -151,6 +161,11 @@ def picture(stamp: Any, pixels: Any, encoding: str) -> Image:
     header = Header(stamp=stamp, frame_id="camera")
     step = pixels.nbytes // height
     return Image(header=header, height=height, width=width, encoding=encoding, step=step, data=pixels.tobytes())
+
+
+def _png(stamp: Any, pixels: Any) -> CompressedImage:
+    data = cv2.imencode(".png", pixels)[1].tobytes()
+    return CompressedImage(header=Header(stamp=stamp, frame_id="camera"), format="bgr8; png compressed bgr8", data=data)
 
 
 def _fill(position: Any, orientation: Any, T: Any) -> None:

@@ -81,9 +81,7 @@ class Ros1:
 
     def launch(self, *arguments: str) -> subprocess.Popen[str]:
         """The launch file, as catkin installed it, with its arguments."""
-        return self.start(
-            "launch", ["/usr/bin/python3", _path_of("roslaunch"), "progeo_ros", "progeo_ros1.launch", *arguments]
-        )
+        return self.start("launch", ["roslaunch", "progeo_ros", "progeo_ros1.launch", *arguments])
 
     def start_node(self, namespace: str, *, with_messages: bool = True) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "progeo_ros.ros1.main", f"__ns:={namespace}"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +33,6 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ros(tmp_path_factory: pytest.TempPathFactory, ros1_packages: Path) -> Iterator[Ros1]:
-    system = Ros1(tmp_path_factory.mktemp("ros1"), ros1_packages)
-    yield system
-    system.close()
-
-
-@pytest.fixture(scope="module")
 def drive(ros: Ros1, recording: Path, tmp_path_factory: pytest.TempPathFactory) -> Drive:
     """Both passes, driven with a node that is ended as usual."""
     return Drive(ros, recording, tmp_path_factory.mktemp("drive"))
@@ -50,8 +42,13 @@ class Drive:
     """What one run told, and what it left."""
 
     def __init__(self, ros: Ros1, recording: Path, folder: Path) -> None:
-        self.map_path, self.copy_path = folder / "map.progeo", folder / "copy.progeo"
-        ros.set_parameters("/drive/progeo", parameters(self.map_path, **{"gate.min_similarity": 0.125}))
+        self.map_path, self.copy_path, self.graph = folder / "map.progeo", folder / "copy.progeo", folder / "graph"
+        more = {
+            "gate.min_similarity": 0.125,
+            "adapters": ["recorder", "pose_graph"],
+            "recorder": {"folder": str(self.graph)},
+        }
+        ros.set_parameters("/drive/progeo", parameters(self.map_path, **more))
         player = ros.play("/drive", recording, "--last", str(NUM_IMAGES))
         early = ros.listen("/drive", "early", CLOSURES, KEYFRAMES, CANDIDATES, DIAGNOSTICS)
         node = ros.start_node("/drive")
@@ -73,6 +70,7 @@ class Drive:
         self.diagnostics = statuses(early.heard("/diagnostics"), "drive/progeo")
         node.send_signal(signal.SIGTERM)
         self.exit_code = ros.finish(node)
+        self.log = ros.errors("node-drive").read_text()
 
 
 def parameters(map_path: Path, **more: Any) -> dict[str, Any]:
@@ -145,21 +143,29 @@ def test_diagnostics_come_about_once_a_second(drive: Drive) -> None:
     assert last["map"] == str(drive.map_path)
 
 
+def test_adapters_work_or_say_why_not(drive: Drive) -> None:
+    edges = [line for line in (drive.graph / "graph.g2o").read_text().splitlines() if line.startswith("EDGE_SE3:QUAT")]
+    assert len(edges) == NUM_IMAGES - 1 + len(drive.closures)
+    assert "adapter pose_graph is left out" in drive.log
+
+
 def test_the_launch_file_finds_the_place_in_a_known_map_by_simulated_time(
     ros: Ros1, recording: Path, drive: Drive, tmp_path: Path
 ) -> None:
-    """With a parameter file of ROS 2, other names of topics, and the transform from map to odom."""
+    """With a parameter file of ROS 2, compressed images, other names of topics, and the transform from map to odom."""
     path = tmp_path / "params.yaml"
     settings = {"map.read_only": True, "frames": {"publish_tf": True}, "verification.working_size_px": 320}
     path.write_text(yaml.safe_dump({"/**": {"ros__parameters": settings}}))
     launch = ros.launch(
-        *("image:=/eye/image_raw", "depth:=/eye/depth", "odom:=/wheels/odom", f"map:={drive.copy_path}"),
+        *("image:=/eye/image_raw/compressed", "depth:=/eye/depth", "odom:=/wheels/odom", f"map:={drive.copy_path}"),
         *(f"params_file:={path}", "namespace:=/again", "use_sim_time:=true"),
     )
     listener = ros.listen("/again", "again", MAP_POSES, TF, CLOSURES, DIAGNOSTICS)
     first, last = NUM_POSES, NUM_POSES + 3
     remaps = ("image:=/eye/image_raw", "depth:=/eye/depth", "camera_info:=/eye/camera_info", "odom:=/wheels/odom")
-    player = ros.play("/again", recording, "--first", str(first), "--last", str(last), "--clock", *remaps)
+    player = ros.play(
+        "/again", recording, "--first", str(first), "--last", str(last), "--clock", "--compressed", *remaps
+    )
     assert ros.finish(player) == 0, ros.errors("launch").read_text()
     poses = listener.wait_for("relocalization_pose", last - first)
     frames = two_passes()[0][first:last]
@@ -230,15 +236,21 @@ def test_without_progeo_msgs_closures_come_as_standard_messages(ros: Ros1, recor
     assert ros.finish(node) == 0
 
 
-def test_without_calibration_and_with_invalid_odometry_places_are_found_and_the_lack_is_told(
+def test_keyframes_of_another_without_calibration_and_valid_odometry_are_recognised_and_the_lack_is_told(
     ros: Ros1, recording: Path, tmp_path: Path
 ) -> None:
-    few = {"camera.wait_s": 0.2, "exclusion.keyframes": 3, "sequence.enabled": False}
+    few = {
+        "camera.wait_s": 0.2,
+        "exclusion.keyframes": 3,
+        "sequence.enabled": False,
+        "input.external_keyframes": True,
+    }
     ros.set_parameters("/bare/progeo", parameters(tmp_path / "map.progeo", **few))
     listener = ros.listen("/bare", "bare", CLOSURES, DIAGNOSTICS)
     node = ros.start_node("/bare")
-    player = ros.play("/bare", recording, "--last", str(NUM_IMAGES), "--no-camera-info", "--nan-odometry")
-    assert ros.finish(player) == 0
+    lacks = ("--no-camera-info", "--nan-odometry")
+    player = ros.play("/bare", recording, "--last", str(NUM_IMAGES), *lacks, "--keyframes")
+    assert ros.finish(player) == 0, ros.errors("node-bare").read_text()
     closures = listener.wait_for("loop_closures", 3)
     assert {message["verification"]["pose_kind"] for message in closures} == {NO_POSE}
 
@@ -271,18 +283,17 @@ def test_a_node_that_is_killed_has_every_keyframe_it_told_of_in_the_map(
         assert told <= {info.id for info in store.infos()}
 
 
-@pytest.mark.parametrize(
-    ("values", "sentence"),
-    [
-        ({"search": {"top_q": 3}}, "setting 'search.top_q' is unknown; did you mean 'search.top_k'?"),
-        ({"input.max_rate_hz": "fast"}, "input.max_rate_hz = 'fast'"),
-        ({"map": {"path": "/absent/map.progeo", "read_only": True}}, "/absent/map.progeo does not exist"),
-    ],
-)
-def test_a_wrong_parameter_ends_the_node_with_one_sentence(ros: Ros1, values: dict[str, Any], sentence: str) -> None:
-    ros.set_parameters("/wrong/progeo", values)
-    node = ros.start_node("/wrong")
-    assert ros.finish(node) == 2
-    lines = ros.errors("node-wrong").read_text().splitlines()
-    assert len(lines) == 1
-    assert sentence in lines[0]
+def test_a_wrong_parameter_ends_the_node_with_one_sentence(ros: Ros1) -> None:
+    wrong: dict[str, tuple[dict[str, Any], str]] = {
+        "unknown": ({"search": {"top_q": 3}}, "setting 'search.top_q' is unknown; did you mean 'search.top_k'?"),
+        "type": ({"input.max_rate_hz": "fast"}, "input.max_rate_hz = 'fast'"),
+        "map": ({"map": {"path": "/absent/map.progeo", "read_only": True}}, "/absent/map.progeo does not exist"),
+    }
+    for name, (values, _) in wrong.items():
+        ros.set_parameters(f"/{name}/progeo", values)
+    nodes = {name: ros.start_node(f"/{name}") for name in wrong}
+    for name, (_, sentence) in wrong.items():
+        assert ros.finish(nodes[name]) == 2
+        lines = ros.errors(f"node-{name}").read_text().splitlines()
+        assert len(lines) == 1
+        assert sentence in lines[0]

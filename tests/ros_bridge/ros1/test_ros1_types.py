@@ -102,6 +102,12 @@ def test_catkin_gives_the_same_checksums_as_the_definitions(genpy_types: Any, ro
         assert genpy_types.message_class(name)._md5sum == checksum, name
 
 
+def test_definitions_are_installed_as_ros_1_writes_them(ros1_packages: Path) -> None:
+    folder = ros1_packages / "share" / "progeo_msgs"
+    assert "\ntime reference_stamp\n" in (folder / "msg" / "LoopClosure.msg").read_text()
+    assert len(list(folder.glob("srv/*.srv"))) == 6
+
+
 def test_a_byte_may_come_as_ros_2_has_it(genpy_types: Any) -> None:
     assert genpy_types.make("diagnostic_msgs/msg/DiagnosticStatus", level=b"\x02").level == 2
 

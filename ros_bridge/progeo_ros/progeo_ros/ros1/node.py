@@ -14,7 +14,8 @@ from progeo_edge.camera_file import load_camera
 from progeo_edge.config import Config
 from progeo_edge.errors import ProgeoError
 from progeo_edge.sources.images import FrameError
-from progeo_ros.adapters import Adapter
+from progeo_edge.types import Descriptor, Image
+from progeo_ros.adapters.opening import open_adapters
 from progeo_ros.complaints import Complaints
 from progeo_ros.config import NodeConfig
 from progeo_ros.events import Outcome
@@ -59,7 +60,7 @@ class Node:
         self.pipeline = Pipeline(assembler, self.recogniser, self._emit, self._on_image_error)
         self._map_frame = MapFrame(config.frames.map) if config.frames.publish_tf else None
         self._open_topics()
-        adapters: tuple[Adapter, ...] = ()
+        adapters = open_adapters(config, self._types, self.recogniser.map_path, self._describe)
         self._adapters = AdapterWiring(adapters, self._types, self._on_failure)
         self._services = offer_services(self._types, self)
         self.pipeline.start()
@@ -67,6 +68,8 @@ class Node:
         self._stopping = threading.Event()
         self._ticker = threading.Thread(target=self._tick_until_closed, name="progeo-ticker", daemon=True)
         self._ticker.start()
+        map_path, count, model = self.recogniser.map_path, self.recogniser.num_keyframes, self.recogniser.encoder.spec
+        rospy.loginfo("map %s with %d keyframes, model %s", map_path, count, model.name)
 
     def _open_topics(self) -> None:
         has_progeo_msgs = self._types.has("progeo_msgs/msg/LoopClosure")
@@ -100,6 +103,11 @@ class Node:
         self.pipeline.is_paused = paused
         self._health.state = "paused" if paused else "active"
         return True
+
+    def _describe(self, image: Image) -> Descriptor:
+        """For the adapter that describes every image for RTAB-Map."""
+        descriptor: Descriptor = self.recogniser.encoder.encode([image])[0]
+        return descriptor
 
     # -- once a second -----------------------------------------------------------------------------------------------
 
