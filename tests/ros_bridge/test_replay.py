@@ -116,7 +116,8 @@ def test_diagnostics_come_in_the_time_of_the_recording(replay):
     assert len(STAMPS_NS) // 2 < len(written.messages["/diagnostics"]) <= span_s + 1
     last = written.messages["/diagnostics"][-1].status[0]
     values = {item.key: item.value for item in last.values}
-    assert values["keyframes of this run"] == "12"
+    assert values["keyframes of this run"] == values["map keyframes"] == "12"
+    assert values["model id"] == encoder().spec.fingerprint
     assert values["loop closures"] == str(len(written.messages["/loop_closures"]))
 
 

@@ -56,7 +56,7 @@ class NodeHistory:
     def __init__(self, max_offset_ns: int, max_nodes: int = MAX_NODES) -> None:
         self._max_offset_ns = max_offset_ns
         self._max_nodes = max_nodes
-        self._odometry = PoseHistory[Transform](lambda T_odom_base: T_odom_base)
+        self._odometry = PoseHistory[Transform](lambda T: T)
         self.clear()
 
     def clear(self) -> None:

@@ -21,6 +21,7 @@ from progeo_ros.map_frame import MapFrame
 from progeo_ros.pipeline import ask
 from progeo_ros.place_recogniser import PlaceRecogniser
 from progeo_ros.publications import publications
+from progeo_ros.recogniser_facts import RecogniserFacts
 from progeo_ros.replay.bag_writer import BagWriter
 from progeo_ros.replay.topics import Inputs
 from progeo_ros.rosbags_types import RosbagsTypes
@@ -64,6 +65,7 @@ class ReplaySession:
         self._writer = writer
         self._types = types
         self._health = Health(config)
+        self._facts = RecogniserFacts(recogniser)
         self._publications = publications(config, types, has_progeo_msgs=True)
         self._map_frame = MapFrame(config.frames.map) if config.frames.publish_tf and recogniser.read_only else None
         self._next_tick_ns: int | None = None
@@ -171,6 +173,8 @@ class ReplaySession:
     def _tick(self, now_ns: int) -> None:
         counters = {adapter.name: adapter.counters() for adapter in self._adapters}
         self._health.observe(self._assembler, now_ns, adapters=counters)
+        # Where the map lies is known only when the replay is done.
+        self._health.facts.update({key: value for key, value in self._facts.read().items() if key != "map"})
         self._writer.write("/diagnostics", diagnostics_message(self._types, self._health, now_ns), now_ns)
         for adapter in self._adapters:
             self._perform(adapter.on_tick(now_ns), now_ns)
