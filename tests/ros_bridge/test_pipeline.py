@@ -170,8 +170,8 @@ def test_a_broken_image_and_a_failing_map_do_not_end_it(bench, frames, monkeypat
 
 
 def test_an_image_of_another_aspect_is_an_error_and_a_smaller_one_is_not(bench, frames):
-
     bench.send(frames[0])
+    bench.wait(1)
     bench.send(replace(frames[1], image=cv2.resize(frames[1].image, (160, 120))))
     bench.wait(2)
     bench.send(replace(frames[2], image=np.ascontiguousarray(frames[2].image[:100])))

@@ -18,7 +18,8 @@ from progeo_edge.geometry import make_transform
 from progeo_edge.map_store import MapStore
 from progeo_edge.types import Status
 from progeo_ros.config import NodeConfig
-from progeo_ros.place_recogniser import MAX_CAMERA_CHANGES, PlaceRecogniser
+from progeo_ros.place_recogniser import PlaceRecogniser
+from progeo_ros.running_detector import MAX_CAMERA_CHANGES
 from tests.small_world import NUM_POSES, SPEC, camera, encoder, settings, two_passes
 
 ROOT = Path(__file__).parents[2]
@@ -231,7 +232,7 @@ def test_settings_that_cannot_be_used_leave_the_old_ones(recogniser, frames, mon
     def broken(*args: object, **kwargs: object) -> None:
         raise MapError("the map cannot be read")
 
-    monkeypatch.setattr("progeo_ros.place_recogniser.LoopDetector", broken)
+    monkeypatch.setattr("progeo_ros.running_detector.LoopDetector", broken)
     with pytest.raises(MapError, match="cannot be read"):
         recogniser.reconfigure(settings("search.top_k=5"))
     assert recogniser.config == before

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from dataclasses import dataclass
@@ -11,21 +10,14 @@ from pathlib import Path
 from typing import cast
 
 from progeo_edge.config import Config
-from progeo_edge.detector import LoopDetector
 from progeo_edge.encoders import Encoder, load_encoder
-from progeo_edge.errors import InputError, MapError
 from progeo_edge.geometry import Camera
 from progeo_edge.map_store import MapStore
 from progeo_edge.types import Descriptor, Frame, Image, Update
-from progeo_ros.camera_identity import is_same_camera
 from progeo_ros.config import NodeConfig
 from progeo_ros.events import Outcome, thumbnail_of
 from progeo_ros.map_in_use import MapInUse, user_path
-
-log = logging.getLogger(__name__)
-
-MAX_CAMERA_CHANGES = 5
-"""A camera that keeps changing is not fixed to the robot; a session per image would be no map."""
+from progeo_ros.running_detector import RunningDetector
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +44,8 @@ class PlaceRecogniser:
         """Take over an encoder and a map of its model; use `open` to open them."""
         self.encoder = encoder
         self.node_config = node_config
-        self._config = _for_node(config, node_config)
         self._lock = threading.RLock()
-        self._map = map_in_use
-        self._detector: LoopDetector | None = None
-        self._camera: Camera | None = None
-        self._camera_changes = 0
-        self._generation: int | None = None
-        self._resume = node_config.map.resume
+        self._running = self._detector_of(map_in_use, _for_node(config, node_config), resume=node_config.map.resume)
 
     @classmethod
     def open(
@@ -92,7 +78,7 @@ class PlaceRecogniser:
         recogniser = cls(encoder, map_in_use, node_config, detector_config)
         try:
             if camera is not None:
-                recogniser._detector_for(camera, 0)
+                recogniser._running.at(camera, 0)
         except BaseException:
             recogniser.close()
             raise
@@ -102,11 +88,8 @@ class PlaceRecogniser:
         """Close detector, map and encoder (which frees the GPU). Every keyframe that was reported is in the map."""
         with self._lock:
             try:
-                if self._detector is not None:
-                    self._detector.close()
+                self._running.close()
             finally:
-                self._detector = None
-                self._map.store.close()
                 self.encoder.close()
 
     # -- what the map is ---------------------------------------------------------------------------------------------
@@ -114,7 +97,7 @@ class PlaceRecogniser:
     @property
     def config(self) -> Config:
         """Settings of the detector in force."""
-        return self._config
+        return self._running.config
 
     @property
     def map_path(self) -> Path | None:
@@ -135,13 +118,12 @@ class PlaceRecogniser:
     def session(self) -> str:
         """Name of the session being written; "" before the first image and with a read-only map."""
         with self._lock:
-            detector = self._detector
-            return "" if detector is None or detector.session is None else self._map.session_names[detector.session]
+            return self._running.session
 
     def index_report(self) -> dict[str, object]:
         """As `LoopDetector.index_report`; empty before the first image. Takes milliseconds: not for every image."""
         with self._lock:
-            return {} if self._detector is None else self._detector.index_report()
+            return self._running.index_report()
 
     # -- images ------------------------------------------------------------------------------------------------------
 
@@ -173,7 +155,7 @@ class PlaceRecogniser:
         """
         where = Origin(camera_frame, base_frame, odom_frame, arrival_ns or time.monotonic_ns())
         with self._lock:
-            detector = self._detector_for(camera, generation)
+            detector = self._running.at(camera, generation)
             update = detector.relocalize(frame) if self._map.store.read_only else detector.process(frame)
             if update.keyframe is not None:
                 self._map.learn(update.keyframe, update.status)
@@ -193,7 +175,7 @@ class PlaceRecogniser:
         """Where in the map is this, the recent past aside? Nothing is stored. Arguments and errors as `process`."""
         where = Origin(camera_frame, base_frame, odom_frame, arrival_ns or time.monotonic_ns())
         with self._lock:
-            update = self._detector_for(camera, generation).relocalize(frame, include_recent=False)
+            update = self._running.at(camera, generation).relocalize(frame, include_recent=False)
             return self._outcome(frame, update, where)
 
     def query(self, image: Image, *, stamp_ns: int = 0, camera_frame: str = "") -> Outcome:
@@ -204,11 +186,7 @@ class PlaceRecogniser:
         """
         frame, where = Frame(stamp_ns, image), Origin(camera_frame, None, None, time.monotonic_ns())
         with self._lock:
-            if self._detector is not None:
-                update = self._detector.relocalize(frame)
-            else:
-                update = self._ask_without_session(frame)
-            return self._outcome(frame, update, where)
+            return self._outcome(frame, self._running.ask(frame), where)
 
     def encode(self, image: Image) -> Descriptor:
         """(D,) descriptor of an image, for consumers with images of their own. Waits for the image at work."""
@@ -254,8 +232,7 @@ class PlaceRecogniser:
         """
         with self._lock:
             self._map.append(user_path(path))
-            if self._detector is not None:
-                self._detector = self._continued(self._detector, self._config)
+            self._running.reload()
             return self.num_keyframes
 
     def start_session(self) -> str:
@@ -269,12 +246,7 @@ class PlaceRecogniser:
         """
         with self._lock:
             self._map.refuse_read_only("start a session")
-            self._resume = False
-            if self._detector is None:
-                return self._map.new_session_name(self.node_config.map.session)
-            self._detector = self._new_detector(self._camera)
-            self._camera_changes = 0
-            return self.session
+            return self._running.begin_session()
 
     def clear(self) -> Path | None:
         """Go on with a new, empty map beside the one in use, which stays on the disk as it is.
@@ -288,7 +260,7 @@ class PlaceRecogniser:
         with self._lock:
             self._map.refuse_read_only("clear it")
             path = self._map.path_beside()
-            dtype = self._config.store.descriptor_dtype
+            dtype = self.config.store.descriptor_dtype
             self._change_map(MapStore.create(path, self.encoder.spec, descriptor_dtype=dtype))
             return path
 
@@ -299,87 +271,30 @@ class PlaceRecogniser:
             MapError: the map cannot be read; the old settings stay in force.
         """
         with self._lock:
-            config = _for_node(detector_config, self.node_config)
-            if self._detector is not None:
-                self._detector.close()
-                self._detector = self._continued(self._detector, config)
-            self._config = config
+            self._running.reload(_for_node(detector_config, self.node_config))
 
-    # -- the detector ------------------------------------------------------------------------------------------------
+    @property
+    def _map(self) -> MapInUse:
+        return self._running.map
 
-    def _detector_for(self, camera: Camera | None, generation: int) -> LoopDetector:
-        """The detector, made anew when the camera became known or changed, or time started anew."""
-        is_same_run = self._generation in (None, generation)
-        self._generation = generation
-        if self._detector is None:
-            self._detector = self._first_detector(camera)
-        elif not is_same_run:
-            camera = camera or self._camera
-            self._detector = self._new_detector(camera)
-        elif camera is not None and not is_same_camera(self._camera, camera):
-            self._detector = self._detector_of_changed_camera(camera)
-        else:
-            return self._detector
-        self._camera = camera
-        return self._detector
-
-    def _first_detector(self, camera: Camera | None) -> LoopDetector:
-        sessions = [] if self._map.store.read_only else self._map.store.sessions()
-        if not self._resume or not sessions:
-            return self._new_detector(camera)
-        if not is_same_camera(sessions[-1].camera, camera):
-            log.warning("session %r is not resumed: the camera is another one; a new one starts", sessions[-1].name)
-            return self._new_detector(camera)
-        return LoopDetector(self.encoder, self._map.store, camera, self._config, session_id=sessions[-1].id)
-
-    def _detector_of_changed_camera(self, camera: Camera) -> LoopDetector:
-        if self._camera is not None:
-            self._camera_changes += 1
-            if self._camera_changes > MAX_CAMERA_CHANGES:
-                raise InputError(
-                    f"intrinsics or mounting of the camera have changed {self._camera_changes} times; only a camera "
-                    "fixed to the base is supported: set frames.base to the camera's own frame, or publish its "
-                    "transform once"
-                )
-        log.warning("the camera %s; a new session starts", "changed" if self._camera is not None else "became known")
-        return self._new_detector(camera)
-
-    def _new_detector(self, camera: Camera | None) -> LoopDetector:
-        if self._detector is not None:
-            self._detector.close()
-        name = self._map.new_session_name(self.node_config.map.session)
-        detector = LoopDetector(self.encoder, self._map.store, camera, self._config, session=name)
-        self._map.read_sessions()
-        return detector
-
-    def _continued(self, detector: LoopDetector, config: Config) -> LoopDetector:
-        """A detector with other settings or other contents of the map, in the same session."""
-        return LoopDetector(self.encoder, self._map.store, self._camera, config, session_id=detector.session)
-
-    def _ask_without_session(self, frame: Frame) -> Update:
-        """Before the first image there is no camera, and a session must not begin because of a question."""
-        if self._map.store.path is None:
-            raise MapError("a map in memory cannot be asked before the first image; send an image first")
-        with MapStore.open(self._map.store.path, spec=self.encoder.spec, read_only=True) as store:
-            return LoopDetector(self.encoder, store, None, self._config).relocalize(frame)
+    def _detector_of(
+        self, map_in_use: MapInUse, config: Config, *, resume: bool, camera: Camera | None = None
+    ) -> RunningDetector:
+        session = self.node_config.map.session
+        return RunningDetector(self.encoder, map_in_use, config, session=session, resume=resume, camera=camera)
 
     def _change_map(self, store: MapStore) -> None:
-        """Use another map, with a detector when there was one; on failure the old one stays in use."""
-        old_map, old_detector = self._map, self._detector
-        new_map = MapInUse(store)
+        """Use another map, with a session when there was one; on failure the old one stays in use."""
+        old = self._running
+        new = self._detector_of(MapInUse(store), old.config, resume=False, camera=old.camera)
         try:
-            self._map, self._detector = new_map, None
-            if old_detector is not None:
-                self._detector = self._new_detector(self._camera)
+            if old.has_begun:
+                new.at(old.camera, old.generation)
         except BaseException:
-            self._map, self._detector = old_map, old_detector
-            store.close()
+            new.close()
             raise
-        self._resume = False
-        self._camera_changes = 0
-        if old_detector is not None:
-            old_detector.close()
-        old_map.store.close()
+        self._running = new
+        old.close()
 
     # -- outcomes ----------------------------------------------------------------------------------------------------
 
@@ -392,7 +307,7 @@ class PlaceRecogniser:
             session=self.session,
             session_names=dict(self._map.session_names),
             model_id=self.encoder.spec.fingerprint,
-            min_similarity=self._config.gate.min_similarity,
+            min_similarity=self.config.gate.min_similarity,
             base_frame=where.base_frame or frames.base,
             odom_frame=where.odom_frame or frames.odom,
             camera_frame=where.camera_frame,
