@@ -28,6 +28,8 @@ SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 ENGINES_FOLDER = "engines"
 """Folder within a bundle for what a device builds of it."""
+NOT_TRAINED = "not trained for places: stock or random weights"
+"""A note of the manifest, by which a robot can warn."""
 
 Precision = Literal["fp32", "fp16", "int8"]
 

@@ -39,18 +39,21 @@ class CandidateSearch:
         """The index, for self-checks and caching."""
         return self._index
 
-    def propose(self, query: Keyframe, timer: StageTimer, *, everywhere: bool = False) -> list[Candidate]:
+    def propose(
+        self, query: Keyframe, timer: StageTimer, *, relocalising: bool = False, include_recent: bool = False
+    ) -> list[Candidate]:
         """Candidates best first, each either still NOT_VERIFIED or with the reason why it goes no further.
 
         Args:
             query: Descriptor, stamp, pose and appearance grid of the keyframe asked about.
             timer: Stages "search" and "rerank" are added.
-            everywhere: Search the recent past too (relocalisation).
+            relocalising: The query is no keyframe; the recent past does not grow older by it.
+            include_recent: Search the recent past too.
         """
         with timer.stage("search"):
-            if not everywhere:
+            if not relocalising:
                 self._release(query)
-            candidates = self._nearest(query, include_recent=everywhere)
+            candidates = self._nearest(query, include_recent=include_recent)
         with timer.stage("rerank"):
             candidates = self._rerank(query, candidates)
         return self._suppress(self._gate(candidates))

@@ -71,7 +71,7 @@ class GateConfig(Section):
 class SequenceConfig(Section):
     """k-of-n: the last keyframes must point to the same place, along the place graph."""
 
-    enabled: bool = True
+    enabled: bool = Field(True, description="off: one keyframe is enough, whatever the ones before it pointed to")
     window: int = Field(5, ge=1, le=50, description="n: keyframes looked at, the query included")
     required: int = Field(3, ge=1, le=50, description="k: keyframes that must agree, the query included")
     max_step: int = Field(3, ge=1, description="neighbours along the place graph that one keyframe may advance")
@@ -84,24 +84,26 @@ class SequenceConfig(Section):
 class VerificationConfig(Section):
     """The geometric test."""
 
-    enabled: bool = True
-    detector: Literal["orb", "sift"] = "orb"
-    max_features: int = Field(1500, ge=50, le=20_000)
+    enabled: bool = Field(True, description="off: closures without a pose, by similarity and sequence alone")
+    detector: Literal["orb", "sift"] = Field("orb", description="local features; sift finds more and takes longer")
+    max_features: int = Field(1500, ge=50, le=20_000, description="keypoints per image")
     working_size_px: int = Field(
         640, ge=64, le=8192, description="longer side of the image that keypoints are found in"
     )
     ratio: float = Field(0.8, gt=0, le=1, description="Lowe's ratio of nearest to second nearest")
-    cross_check: bool = True
+    cross_check: bool = Field(True, description="a match must be the nearest in both directions")
     max_error_px: float = Field(3.0, gt=0, description="inlier distance in pixels of the working image")
-    confidence: float = Field(0.999, gt=0, lt=1)
-    max_iterations: int = Field(1000, ge=10)
-    min_matches: int = Field(30, ge=5)
-    min_inliers: int = Field(30, ge=5)
+    confidence: float = Field(
+        0.999, gt=0, lt=1, description="RANSAC: probability of having seen a sample without outlier"
+    )
+    max_iterations: int = Field(1000, ge=10, description="RANSAC: samples drawn at most")
+    min_matches: int = Field(30, ge=5, description="fewer matches than this are refused")
+    min_inliers: int = Field(30, ge=5, description="fewer inliers than this are refused")
     min_inliers_uncalibrated: int = Field(
         40, ge=5, description="without intrinsics: a fundamental matrix is easily met, aliased corridors reach 36"
     )
-    min_inlier_ratio: float = Field(0.30, ge=0, le=1)
-    min_coverage: float = Field(0.10, ge=0, le=1)
+    min_inlier_ratio: float = Field(0.30, ge=0, le=1, description="inliers per match")
+    min_coverage: float = Field(0.10, ge=0, le=1, description="share of the image area that the inliers occupy")
     max_reprojection_rmse_px: float = Field(3.0, gt=0, description="in pixels of the working image")
     min_parallax_deg: float = Field(1.0, ge=0, description="less median parallax gives ROTATION_ONLY")
     max_translation_m: float = Field(10.0, gt=0, description="METRIC: longest distance between two views of a place")
@@ -120,17 +122,17 @@ class VerificationConfig(Section):
     static_mask: bool = Field(True, description="leave out pixels that never change over the run")
     static_mask_std: float = Field(14.0, ge=0, description="grey levels; below it a pixel counts as static")
     static_mask_frames: int = Field(60, ge=10, description="keyframes seen before the mask is used")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="of the random samples of RANSAC")
 
 
 class OdometryConfig(Section):
     """The drift model against which closures are tested."""
 
-    enabled: bool = True
+    enabled: bool = Field(True, description="off: closures are not tested against the odometry")
     drift_m_per_m: float = Field(0.02, gt=0, description="standard deviation of translation per metre travelled")
     drift_deg_per_m: float = Field(0.1, gt=0, description="standard deviation of rotation per metre travelled")
-    floor_m: float = Field(0.1, gt=0)
-    floor_deg: float = Field(1.0, gt=0)
+    floor_m: float = Field(0.1, gt=0, description="standard deviation of translation at any distance")
+    floor_deg: float = Field(1.0, gt=0, description="standard deviation of rotation at any distance")
     max_mahalanobis2: float = Field(22.46, gt=0, description="METRIC closures: chi-square, 6 degrees of freedom, 0.999")
     max_mahalanobis2_rotation: float = Field(
         16.27, gt=0, description="closures without metres: chi-square of the rotation, 3 degrees of freedom, 0.999"
@@ -142,23 +144,23 @@ class OdometryConfig(Section):
 class BudgetConfig(Section):
     """What one query may cost."""
 
-    max_verifications: int = Field(3, ge=1)
+    max_verifications: int = Field(3, ge=1, description="candidates verified per query")
     deadline_ms: float = Field(150.0, ge=0, description="no verification starts after this time per query; 0 = none")
 
 
 class StoreConfig(Section):
     """What the map keeps."""
 
-    descriptor_dtype: Literal["float16", "float32"] = "float16"
+    descriptor_dtype: Literal["float16", "float32"] = Field("float16", description="of the descriptors in a new map")
     features: bool = Field(True, description="keep local features, so that later runs can verify against this map")
-    thumbnails: bool = True
-    thumbnail_width_px: int = Field(320, ge=16, le=4096)
+    thumbnails: bool = Field(True, description="keep a small image of every keyframe, for people to look at")
+    thumbnail_width_px: int = Field(320, ge=16, le=4096, description="their width at most")
 
 
 class Config(Section):
     """All settings of a `LoopDetector`."""
 
-    profile: Profile = "conservative"
+    profile: Profile = Field("conservative", description="where the defaults of all others come from")
     keyframe: KeyframeConfig = KeyframeConfig()
     recognisable: RecognisableConfig = RecognisableConfig()
     exclusion: ExclusionConfig = ExclusionConfig()

@@ -47,9 +47,10 @@ class LoopDetector:
         config: Settings; None for the conservative defaults.
         session: Name of this run in the map.
         resume: Continue the last session of the map instead of starting a new one.
+        session_id: Continue this session of the map, which need not be the last one.
 
     Raises:
-        MapError: the map belongs to another model, or there is no session to resume.
+        MapError: the map belongs to another model, or there is no such session to resume.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class LoopDetector:
         *,
         session: str = "run",
         resume: bool = False,
+        session_id: int | None = None,
     ) -> None:
         if map_store.spec.fingerprint != encoder.spec.fingerprint:
             raise MapError(
@@ -76,12 +78,18 @@ class LoopDetector:
         self._extractor = FeatureExtractor(self.config.verification)
         self._static_mask = self._load_static_mask()
         self._gate = KeyframeGate(self.config.keyframe)
-        self._session = self._begin_session(session, resume)
+        resume = resume or session_id is not None
+        self._session = self._resumed_session(session_id) if resume else self._begin_session(session)
         self._path = self._path_so_far()
         if resume:
             self._recall_last_keyframe()
         self._search = CandidateSearch(map_store, self.config, self._path, current_session=self._session)
         self._judge = Judge(map_store, self.config, self._path, current_session=self._session)
+
+    @property
+    def session(self) -> int | None:
+        """Id of the session that keyframes are added to; None with a read-only map."""
+        return self._session
 
     # -- the two questions ---------------------------------------------------------------------------------------
 
@@ -117,8 +125,13 @@ class LoopDetector:
                 self._store(frame, keyframe, status, candidates, closures)
             return Update(keyframe, tuple(candidates), closures, status, timer.timings_ms())
 
-    def relocalize(self, frame: Frame) -> Update:
+    def relocalize(self, frame: Frame, *, include_recent: bool = True) -> Update:
         """Where in the known map am I? No prior, no memory of earlier frames, nothing is stored.
+
+        Args:
+            frame: The image.
+            include_recent: Look among the keyframes within the exclusion window too; while mapping they would always
+                be the answer.
 
         Raises:
             InputError: image of a wrong shape, type or value.
@@ -130,7 +143,7 @@ class LoopDetector:
             if features is None:
                 return _no_keyframe(Status.UNRECOGNISABLE, timer)
             keyframe = replace(self._keyframe(frame, features, timer), id=RELOCALISATION_QUERY_ID, T_odom_base=None)
-            candidates = self._search.propose(keyframe, timer, everywhere=True)
+            candidates = self._search.propose(keyframe, timer, relocalising=True, include_recent=include_recent)
             query = Query(keyframe, features, self._camera_for(frame.image), self._mask(frame))
             candidates = self._judge.decide_alone(query, candidates, timer)
             closures = _closures(RELOCALISATION_QUERY_ID, candidates)
@@ -221,15 +234,20 @@ class LoopDetector:
 
     # -- session and static pixels -----------------------------------------------------------------------------------
 
-    def _begin_session(self, name: str, resume: bool) -> int | None:
+    def _begin_session(self, name: str) -> int | None:
         if self.map_store.read_only:
             return None
-        if not resume:
-            return self.map_store.begin_session(name, camera=self._camera, config_yaml=config_to_yaml(self.config))
-        sessions = self.map_store.sessions()
-        if not sessions:
+        return self.map_store.begin_session(name, camera=self._camera, config_yaml=config_to_yaml(self.config))
+
+    def _resumed_session(self, session_id: int | None) -> int | None:
+        if self.map_store.read_only:
+            return None
+        ids = [session.id for session in self.map_store.sessions()]
+        if not ids:
             raise MapError("the map holds no session to resume; run without resume to start one")
-        return sessions[-1].id
+        if session_id is not None and session_id not in ids:
+            raise MapError(f"the map holds no session {session_id} to resume; it has {ids}")
+        return ids[-1] if session_id is None else session_id
 
     def _path_so_far(self) -> DrivenPath:
         """Empty for a new session; for a resumed one, what it has driven until now."""

@@ -29,6 +29,7 @@ class MapDatabase:
         self.read_only = read_only
         self._connection = connection
         self._lock = threading.RLock()
+        self._writing = False
         self._closed = False
 
     @classmethod
@@ -66,7 +67,7 @@ class MapDatabase:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing, and on the disk when it returns.
+        """All or nothing, and on the disk when it returns. Inside another transaction it is a part of that one.
 
         Raises:
             MapError: the map is read-only, the disk is full, another process keeps writing.
@@ -74,18 +75,27 @@ class MapDatabase:
         with self._lock, self._errors():
             if self.read_only:
                 raise MapError(f"{map_name(self.path)} was opened read-only; open it with read_only=False to write")
+            if self._writing:
+                yield
+                return
             self._connection.execute("BEGIN IMMEDIATE")
+            self._writing = True
             try:
                 yield
                 self._connection.execute("COMMIT")
             except BaseException:
                 self._roll_back()
                 raise
+            finally:
+                self._writing = False
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """One consistent view, whatever another process writes meanwhile."""
+        """One consistent view, whatever another process writes meanwhile; inside a transaction, what that one sees."""
         with self._lock, self._errors():
+            if self._writing:
+                yield
+                return
             self._connection.execute("BEGIN")
             try:
                 yield

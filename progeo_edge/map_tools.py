@@ -60,6 +60,31 @@ def merge_maps(sources: Sequence[Path], out: Path, *, force: bool = False, advan
             return len(target)
 
 
+def append_map(store: MapStore, source: Path) -> int:
+    """Add the sessions, keyframes and closures of another map to an open one, in one transaction.
+
+    Keyframes of `store` keep their ids; the added ones are numbered after them. Documents and blobs that `store` has
+    stay as they are.
+
+    Args:
+        store: The map to add to, open for writing.
+        source: The other map, of the same model; it is only read.
+
+    Returns:
+        Number of keyframes added.
+
+    Raises:
+        MapError: `source` cannot be read, is of another model or holds a session that `store` holds too, or `store`
+            cannot be written; `store` is unchanged.
+    """
+    with MapStore.open(source, spec=store.spec, read_only=True) as other:
+        _refuse_shared_sessions([store, other])
+        with store.database.transaction():
+            _append(other, store, lambda: None)
+            copy_documents(other, store)
+        return len(other)
+
+
 def _refuse_shared_sessions(maps: Sequence[MapStore]) -> None:
     seen: dict[tuple[str, int], Path | None] = {}
     for store in maps:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -145,12 +145,25 @@ def _stamp_ns(keyframe_id: int, keyframes: Mapping[int, KnownKeyframe]) -> int |
 # -- g2o -------------------------------------------------------------------------------------------------------------
 
 
+def g2o_information(covariance: FloatArray) -> FloatArray:
+    """(6, 6) information of an EDGE_SE3:QUAT from a positive definite covariance in x y z rx ry rz."""
+    per_quaternion = np.array([1.0, 1.0, 1.0, 2.0, 2.0, 2.0])
+    return rotation_vector_information(covariance) * np.outer(per_quaternion, per_quaternion)
+
+
+def rotation_vector_information(covariance: FloatArray) -> FloatArray:
+    """(6, 6) the plain inverse, exactly symmetric: what GTSAM's `readG2o` takes the numbers of an edge for."""
+    information = np.linalg.inv(covariance)
+    return np.asarray(0.5 * (information + information.T), dtype=np.float64)
+
+
 def write_g2o(
     path: Path,
     keyframes: Iterable[KnownKeyframe],
     closures: Iterable[LoopClosure],
     config: OdometryConfig | None = None,
     poses: Mapping[int, Transform] | None = None,
+    information: Callable[[FloatArray], FloatArray] = g2o_information,
 ) -> None:
     """Write the pose graph for g2o and everything that reads its format.
 
@@ -161,7 +174,7 @@ def write_g2o(
     g2o measures an edge's error as the translation and the vector part of the quaternion of `T^-1 @ T_estimate`, which
     is half a rotation vector. Its information is therefore 4 times that of a rotation vector for rotation, and twice
     for rotation against translation. (GTSAM's reader takes the numbers as if they were of a rotation vector, and so
-    halves the standard deviations of rotations; `progeo_edge.pose_graph` does not go through this file.)
+    halves the standard deviations of rotations; for it, write with `rotation_vector_information`.)
 
     Args:
         path: File to write.
@@ -169,6 +182,7 @@ def write_g2o(
         closures: Accepted closures.
         config: Drift model for the odometry edges; None for the defaults.
         poses: Vertex estimates T_world_base by keyframe id, as from `optimise`; None for the odometry itself.
+        information: Of a covariance, as the reader of the file will understand it.
 
     Raises:
         InputError: a pose that is not rigid, or a covariance that is not positive definite.
@@ -181,20 +195,13 @@ def write_g2o(
     edges += [c for c in metric if c.first_id in odometry and c.second_id in odometry]
     estimates = odometry if poses is None else poses
     lines = [f"VERTEX_SE3:QUAT {i} {_pose_text(estimates[i])}" for i in sorted(odometry)]
-    lines += [_edge_text(edge) for edge in edges]
+    lines += [_edge_text(edge, information(edge.covariance)) for edge in edges]
     write_text(path, "".join(f"{line}\n" for line in lines))
 
 
-def g2o_information(covariance: FloatArray) -> FloatArray:
-    """(6, 6) information of an EDGE_SE3:QUAT from a positive definite covariance in x y z rx ry rz."""
-    per_quaternion = np.array([1.0, 1.0, 1.0, 2.0, 2.0, 2.0])
-    information = np.linalg.inv(covariance) * np.outer(per_quaternion, per_quaternion)
-    return np.asarray(0.5 * (information + information.T), dtype=np.float64)
-
-
-def _edge_text(edge: Constraint) -> str:
-    upper = g2o_information(edge.covariance)[np.triu_indices(6)]
-    return f"EDGE_SE3:QUAT {edge.first_id} {edge.second_id} {_pose_text(edge.T_first_second)} {_numbers_text(upper)}"
+def _edge_text(edge: Constraint, information: FloatArray) -> str:
+    pose, upper = _pose_text(edge.T_first_second), _numbers_text(information[np.triu_indices(6)])
+    return f"EDGE_SE3:QUAT {edge.first_id} {edge.second_id} {pose} {upper}"
 
 
 def _pose_text(T: Transform) -> str:

@@ -42,13 +42,13 @@ def test_the_nearest_come_first_with_their_cosines():
 def test_at_most_top_k_are_proposed():
     search = search_in(fake_map([80, 10, 40, 5]), "search.top_k=2")
     assert ids(search.propose(fake_keyframe(9, 0), StageTimer())) == [3, 1]
-    assert ids(search.propose(fake_keyframe(9, 0), StageTimer(), everywhere=True)) == [3, 1]
+    assert ids(search.propose(fake_keyframe(9, 0), StageTimer(), relocalising=True, include_recent=True)) == [3, 1]
 
 
 def test_an_empty_map_proposes_nothing():
     search = search_in(MapStore.create(None, SPEC))
     assert search.propose(fake_keyframe(0, 0), StageTimer()) == []
-    assert search.propose(fake_keyframe(0, 0), StageTimer(), everywhere=True) == []
+    assert search.propose(fake_keyframe(0, 0), StageTimer(), relocalising=True, include_recent=True) == []
 
 
 def test_the_similarity_gate_names_its_reason_and_does_not_suppress():
@@ -102,7 +102,7 @@ def test_searching_everywhere_finds_the_recent_without_releasing_them():
     search = search_in(fake_map([]), "exclusion.time_s=1", "exclusion.keyframes=0")
     for i in range(3):
         search.remember(fake_keyframe(i, 10 * i))
-    found = search.propose(fake_keyframe(500, 19), StageTimer(), everywhere=True)
+    found = search.propose(fake_keyframe(500, 19), StageTimer(), relocalising=True, include_recent=True)
     assert ids(found) == [2, 1, 0]
     assert len(search) == 0
     assert ids(search.propose(fake_keyframe(3, 19), StageTimer())) == [2, 1, 0]

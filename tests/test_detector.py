@@ -315,6 +315,23 @@ def test_a_resumed_session_goes_on_where_it_ended(frames, known_run):
     assert [found[0] for found in pairs] == [u.closures[0].reference_id for u in unbroken[8:]]
 
 
+def test_any_session_can_be_resumed_not_only_the_last(frames):
+    store = new_map()
+    first = new_detector(store, session="monday")
+    process_all(first, frames[:3])
+    store.begin_session("tuesday", camera=None, config_yaml="")
+    resumed = new_detector(store, session_id=first.session)
+    update = resumed.process(frames[3])
+    assert (resumed.session, update.status) == (first.session, Status.NO_CANDIDATE), "its own past is too recent"
+    with pytest.raises(MapError, match=r"no session 5 to resume; it has \[0, 1\]"):
+        new_detector(store, session_id=5)
+
+
+def test_relocalising_can_leave_the_recent_past_aside(first_pass, frames):
+    assert first_pass.relocalize(frames[NUM_POSES - 1]).status is Status.ACCEPTED
+    assert first_pass.relocalize(frames[NUM_POSES - 1], include_recent=False).candidates == ()
+
+
 @pytest.mark.parametrize("odometry", [True, False])
 def test_a_resumed_session_remembers_its_last_keyframe(frames, odometry):
     store = new_map()

@@ -281,3 +281,19 @@ def test_impossible_camera_is_refused_before_it_is_stored(store):
 def test_names_that_are_no_utf8_can_be_stored(store):
     add(store, 0, name=os.fsdecode(b"caf\xe9.png"))
     assert store.infos()[0].name == "caf\\udce9.png"
+
+
+def test_a_transaction_within_another_is_a_part_of_it(tmp_path):
+    path = tmp_path / "map.progeo"
+    with MapStore.create(path, SPEC) as store:
+        with pytest.raises(RuntimeError, match="half-way"), store.database.transaction():
+            session = store.begin_session("lost", camera=None, config_yaml="")
+            assert [s.name for s in store.sessions()] == ["lost"], "reading sees what is being written"
+            store.add_keyframe(keyframe(0, session), status=Status.NO_CANDIDATE)
+            raise RuntimeError("half-way")
+        assert (store.sessions(), len(store)) == ([], 0)
+        with store.database.transaction():
+            store.begin_session("kept", camera=None, config_yaml="")
+        with pytest.raises(MapError), store.database.reading():
+            store.begin_session("inside reading", camera=None, config_yaml="")
+        assert [s.name for s in store.sessions()] == ["kept"]

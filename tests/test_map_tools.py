@@ -15,7 +15,7 @@ from progeo_edge.geometry import transform_from_quaternion
 from progeo_edge.map_export import export_map
 from progeo_edge.map_rescue import find_problems, salvage_map
 from progeo_edge.map_store import MapStore
-from progeo_edge.map_tools import merge_maps, prune_map
+from progeo_edge.map_tools import append_map, merge_maps, prune_map
 from progeo_edge.types import Keyframe, LoopClosure, Status
 from tests.map_samples import SPEC, content_hash, fill, plain, sample_map
 
@@ -111,6 +111,51 @@ def test_output_that_is_in_use_is_not_replaced(tmp_path, two_maps):
 
 
 # Prune
+
+
+# Append
+
+
+def test_append_keeps_ids_and_renumbers_what_is_added(two_maps):
+    first, second = two_maps
+    with MapStore.open(first) as store, MapStore.open(second, read_only=True) as other:
+        kept = [plain(store.keyframe(info.id)) for info in store.infos()]
+        old_closures = store.closures()
+        assert append_map(store, second) == 14
+        assert [plain(store.keyframe(id)) for id in range(9)] == kept
+        for info in other.infos():
+            expected = replace(other.keyframe(info.id), id=info.id + 9, session=1)
+            assert plain(store.keyframe(info.id + 9)) == plain(expected)
+        shifted = [replace(c, query_id=c.query_id + 9, reference_id=c.reference_id + 9) for c in other.closures()]
+        assert plain(store.closures()) == plain(old_closures + shifted)
+        assert find_problems(store) == []
+        with pytest.raises(MapError, match="both hold the session"):
+            append_map(store, second)
+
+
+def test_append_that_fails_leaves_the_map_as_it_was(two_maps, monkeypatch):
+    first, second = two_maps
+    before = content(first)
+
+    def full(*args: object) -> None:
+        raise MapError("disk full")
+
+    with MapStore.open(first) as store, monkeypatch.context() as patch:
+        patch.setattr(MapStore, "add_records", full)
+        with pytest.raises(MapError, match="disk full"):
+            append_map(store, second)
+        patch.undo()
+        patch.setattr(MapStore, "set_document", full)
+        patch.setattr(MapStore, "document", lambda self, key: None if self is store else {"a": 1})
+        with pytest.raises(MapError, match="disk full"):
+            append_map(store, second)
+    assert content(first) == before
+
+
+def test_append_refuses_maps_of_other_models(two_maps, tmp_path):
+    MapStore.create(tmp_path / "other.progeo", ModelSpec("other", 8, "0f" * 32)).close()
+    with MapStore.open(two_maps[0]) as store, pytest.raises(MapError, match="was made by model other"):
+        append_map(store, tmp_path / "other.progeo")
 
 
 def _line_map(path: Path, angles_deg: list[float], closures: list[tuple[int, int]]) -> Path:

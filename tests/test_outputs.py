@@ -20,6 +20,7 @@ from progeo_edge.outputs import (
     candidate_record,
     closure_record,
     g2o_information,
+    rotation_vector_information,
     write_closures_csv,
     write_g2o,
     write_tum,
@@ -224,6 +225,17 @@ def test_g2o_file_read_by_gtsam_and_solved_recovers_the_truth(tmp_path: Path) ->
     assert before > 0.5
     for i, T in truth.items():
         assert np.linalg.norm(se3_log(invert(T) @ result.atPose3(i).matrix())) < 1e-3
+
+
+def test_plain_information_gives_gtsam_the_covariance_itself(tmp_path: Path) -> None:
+    covariance = random_covariance(np.random.default_rng(2))
+    closure = LoopClosure(1, 0, 0.9, verification=verified(se3_exp([1, 2, 3, 0.1, 0.2, 0.3]), covariance=covariance))
+    keyframes = [keyframe(0, np.eye(4)), keyframe(1, np.eye(4), session=1)]
+    write_g2o(tmp_path / "t.g2o", keyframes, [closure], information=rotation_vector_information)
+    _, graph, _ = read_with_gtsam(tmp_path / "t.g2o")
+    rotation_first = [3, 4, 5, 0, 1, 2]
+    read = graph.at(graph.size() - 1).noiseModel().covariance()
+    np.testing.assert_allclose(read, covariance[np.ix_(rotation_first, rotation_first)], rtol=1e-6, atol=1e-12)
 
 
 def test_g2o_information_read_by_gtsam_stands_in_its_place(tmp_path: Path) -> None:

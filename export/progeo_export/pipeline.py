@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from progeo_edge.bundle import Manifest, Precision
+from progeo_edge.bundle import NOT_TRAINED, Manifest, Precision
 from progeo_edge.preprocess import to_model_input
 from progeo_edge.types import Image
 from progeo_export.bundle_writer import BundleRecord, refuse_existing, write_bundle
@@ -235,7 +235,7 @@ def _write(work: _Work, out: Path, options: ExportOptions) -> Manifest:
         max_batch=options.max_batch,
         islands=work.islands,
         probe_images=work.probe.source,
-        notes=tuple(work.notes),
+        notes=(*([] if work.source.trained_for_places else [NOT_TRAINED]), *work.notes),
         input_name=INPUT_NAME,
         output_name=OUTPUT_NAME,
     )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from progeo_edge.errors import SourceError
 from progeo_edge.geometry import Camera
 from progeo_edge.sources.bag_camera import (
     baseline_from_right_info,
@@ -33,6 +32,7 @@ from progeo_edge.sources.bag_reader import (
     opened,
     read_messages,
 )
+from progeo_edge.sources.bag_topics import COMPRESSED, BagTopics, choose_topics
 from progeo_edge.sources.base import Entry, LazySource, SkippedFrame
 from progeo_edge.sources.images import FrameError
 from progeo_edge.sources.poses import PoseTrack
@@ -49,22 +49,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-IMAGE = "sensor_msgs/msg/Image"
-COMPRESSED = "sensor_msgs/msg/CompressedImage"
-CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
-ODOMETRY = "nav_msgs/msg/Odometry"
-POSES = (ODOMETRY, "geometry_msgs/msg/PoseStamped", "geometry_msgs/msg/PoseWithCovarianceStamped")
-
 P = TypeVar("P", np.uint8, np.float32)
-
-
-@dataclass(frozen=True)
-class _Topics:
-    image: str
-    odom: str | None
-    info: str | None
-    depth: str | None
-    right: str | None
 
 
 def is_bag(path: Path) -> bool:
@@ -105,7 +90,15 @@ def open_bag(
         SourceError: the extra is missing, the bag cannot be read, or a topic is missing or has to be chosen.
     """
     with opened(path) as reader:
-        topics = _choose_topics(reader, path, image_topic, odom_topic, camera_info_topic, depth_topic, right_topic)
+        topics = choose_topics(
+            reader,
+            path,
+            image=image_topic,
+            odom=odom_topic,
+            info=camera_info_topic,
+            depth=depth_topic,
+            right=right_topic,
+        )
         track, base_frame = guarded(path, lambda: _read_track(reader, topics.odom))
         camera = camera or guarded(path, lambda: _read_camera(reader, topics, base_frame))
         num_frames = reader.topics[topics.image].msgcount
@@ -116,56 +109,6 @@ def open_bag(
         num_frames=num_frames,
         rate_hz=rate_hz,
     )
-
-
-def _choose_topics(
-    reader: AnyReader,
-    path: Path,
-    image: str | None,
-    odom: str | None,
-    info: str | None,
-    depth: str | None,
-    right: str | None,
-) -> _Topics:
-    have = {name: (str(topic.msgtype), topic.msgcount) for name, topic in reader.topics.items()}
-    images = [name for name, (kind, _) in have.items() if kind in (IMAGE, COMPRESSED)]
-    if image is None:
-        if len(images) != 1:
-            found = "several image topics" if images else "no image topic"
-            raise SourceError(f"bag {path} has {found}; name one (image_topic). {_list_topics(have)}")
-        image = images[0]
-    odoms = [name for name, (kind, _) in have.items() if kind == ODOMETRY]
-    if odom is None and len(odoms) > 1:
-        raise SourceError(
-            f"bag {path} has several odometry topics; name one, or none (odom_topic). {_list_topics(have)}"
-        )
-    if odom is None:
-        odom = odoms[0] if odoms else "none"
-    sibling = info_topic_of(image)
-    topics = _Topics(
-        image=image,
-        odom=None if odom == "none" else odom,
-        info=info or (sibling if have.get(sibling, ("", 0))[0] == CAMERA_INFO else None),
-        depth=depth,
-        right=right,
-    )
-    wanted = [
-        (topics.image, (IMAGE, COMPRESSED)),
-        (topics.odom, POSES),
-        (topics.info, (CAMERA_INFO,)),
-        (topics.depth, (IMAGE, COMPRESSED)),
-        (topics.right, (IMAGE, COMPRESSED)),
-    ]
-    for name, kinds in wanted:
-        if name is not None and (name not in have or have[name][0] not in kinds):
-            is_what = f"is a {have[name][0]}" if name in have else "does not exist"
-            raise SourceError(f"topic {name} of bag {path} {is_what}; expected {kinds[0]}. {_list_topics(have)}")
-    return topics
-
-
-def _list_topics(have: dict[str, tuple[str, int]]) -> str:
-    lines = [f"{name} ({kind.replace('/msg/', '/')}, {count})" for name, (kind, count) in sorted(have.items())]
-    return f"Topics: {', '.join(lines) or 'none'}"
 
 
 def _read_track(reader: AnyReader, topic: str | None) -> tuple[PoseTrack | None, str | None]:
@@ -192,7 +135,7 @@ def _read_track(reader: AnyReader, topic: str | None) -> tuple[PoseTrack | None,
     return (PoseTrack(stamps_ns, poses, topic) if poses else None), base_frame or "base_link"
 
 
-def _read_camera(reader: AnyReader, topics: _Topics, base_frame: str | None) -> Camera | None:
+def _read_camera(reader: AnyReader, topics: BagTopics, base_frame: str | None) -> Camera | None:
     info = _first(reader, topics.info)
     if info is None:
         logger.warning("no camera_info for %s: closures get no pose unless a camera is given", topics.image)
@@ -213,7 +156,7 @@ def _first(reader: AnyReader, topic: str | None) -> Any:  # noqa: ANN401
     return None if raw is None else deserialize(reader, raw)
 
 
-def _read(path: Path, topics: _Topics, track: PoseTrack | None) -> Iterator[Entry | SkippedFrame]:
+def _read(path: Path, topics: BagTopics, track: PoseTrack | None) -> Iterator[Entry | SkippedFrame]:
     others = [topic for topic in (topics.depth, topics.right) if topic is not None]
     with opened(path) as reader:
         messages = read_messages(reader, (topics.image, *others))
@@ -236,7 +179,7 @@ def _read(path: Path, topics: _Topics, track: PoseTrack | None) -> Iterator[Entr
 
 def _entry(
     reader: AnyReader,
-    topics: _Topics,
+    topics: BagTopics,
     track: PoseTrack | None,
     image: Message,
     beside: list[Message],

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from progeo_edge.errors import InputError, SourceError
+from progeo_edge.errors import SourceError
 from progeo_edge.geometry import (
     Camera,
     invert,
@@ -71,7 +72,7 @@ class PoseTrack:
         T_start, T_end = self._pose(after - 1), self._pose(after)
         if T_start is None or T_end is None or end_ns - start_ns > MAX_GAP_NS:
             return None
-        return _interpolate(T_start, T_end, (stamp_ns - start_ns) / (end_ns - start_ns))
+        return interpolate_pose(T_start, T_end, (stamp_ns - start_ns) / (end_ns - start_ns))
 
     def _pose(self, index: int) -> Transform | None:
         if not self._valid[index]:
@@ -93,14 +94,14 @@ def planar_pose(x_m: float, y_m: float, yaw_rad: float) -> Transform | None:
     return make_transform(rotation_exp([0.0, 0.0, yaw_rad]), [x_m, y_m, 0.0])
 
 
+def is_pose(values: Sequence[float]) -> bool:
+    """Whether x y z qx qy qz qw are finite, with a quaternion near unit norm."""
+    return all(map(math.isfinite, values)) and abs(math.hypot(*values[3:]) - 1.0) < 0.1
+
+
 def spatial_pose(values: Sequence[float]) -> Transform | None:
     """Pose from x y z qx qy qz qw; None when it is not finite or the quaternion is far from unit norm."""
-    if abs(float(np.linalg.norm(values[3:])) - 1.0) >= 0.1:
-        return None
-    try:
-        return transform_from_quaternion(values[:3], values[3:])
-    except InputError:
-        return None
+    return transform_from_quaternion(values[:3], values[3:]) if is_pose(values) else None
 
 
 def read_numbers(path: Path, num_columns: int) -> NDArray[np.float64]:
@@ -140,7 +141,8 @@ def read_fields(path: Path) -> list[tuple[int, list[str]]]:
     return rows
 
 
-def _interpolate(T_start: Transform, T_end: Transform, share: float) -> Transform:
+def interpolate_pose(T_start: Transform, T_end: Transform, share: float) -> Transform:
+    """Pose at a share (0 to 1) of the way: linear in position, shortest rotation (slerp) in orientation."""
     position = (1.0 - share) * T_start[:3, 3] + share * T_end[:3, 3]
     turn = rotation_log(T_start[:3, :3].T @ T_end[:3, :3])
     return make_transform(T_start[:3, :3] @ rotation_exp(share * turn), position)

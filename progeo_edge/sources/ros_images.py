@@ -65,6 +65,8 @@ _DEMOSAIC = {
     "bayer_grbg": cv2.COLOR_BayerGB2BGR,
 }
 
+_YUV = ("yuv422", "uyvy", "yuv422_yuy2", "yuyv")
+
 _COMPRESSED_DEPTH_HEADER = struct.Struct("<iff")
 
 
@@ -81,6 +83,8 @@ def image_from_message(message: ImageMessage) -> Image:
     if encoding.startswith("bayer_"):
         mosaic = stretch_to_8_bits(pixels) if pixels.dtype == np.uint16 else np.ascontiguousarray(pixels)
         return to_image(cv2.cvtColor(mosaic, _DEMOSAIC[encoding.rstrip("0123456789")]))
+    if encoding in _YUV and pixels.shape[1] % 2:
+        raise FrameError(f"a {encoding} image of {pixels.shape[1]} columns cannot be: two pixels share their colour")
     if encoding in ("yuv422", "uyvy"):
         return to_image(cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_YUV2BGR_UYVY))
     if encoding in ("yuv422_yuy2", "yuyv"):

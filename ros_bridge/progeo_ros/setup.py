@@ -36,7 +36,7 @@ setup(
         "console_scripts": [
             "progeo-node = progeo_ros.ros2.main:main",
             "progeo-node-ros1 = progeo_ros.ros1.main:main",
-            "progeo-replay = progeo_ros.replay:main",
+            "progeo-replay = progeo_ros.replay.command:main",
         ]
     },
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,11 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from progeo_edge.bundle import MANIFEST_NAME, read_manifest
+from progeo_edge.bundle import MANIFEST_NAME, NOT_TRAINED, read_manifest
 from progeo_edge.encoders import load_encoder
 from progeo_edge.errors import ConfigError, ModelError
 from progeo_edge.graph_file import file_sha256
 from progeo_export import graph_module, pipeline
+from progeo_export.checkpoint_input import open_model
 from progeo_export.errors import ExportError
 from progeo_export.gates import LIMITS, tolerances
 from progeo_export.half.half_typing import to_half
@@ -114,6 +116,17 @@ def test_manifest_names_the_island(made):
     assert "head" in parts and "prologue" in parts
     assert ("trunk" in parts) == (kind == "vit")  # its layer norms and softmax
     assert any("in half" in note and "in FP32" in note for note in manifest.notes)
+    assert NOT_TRAINED not in manifest.notes
+
+
+def test_manifest_says_that_stock_weights_are_not_trained(tmp_path, monkeypatch):
+    def stock(*arguments):
+        return dataclasses.replace(open_model(*arguments), trained_for_places=False)
+
+    monkeypatch.setattr(pipeline, "open_model", stock)
+    checkpoint = write(tiny_encoder("resnet"), tmp_path / "best.safetensors")
+    export_bundle(str(checkpoint), tmp_path / "bundle", small_probe(), ExportOptions(opset=FAST, max_batch=1))
+    assert NOT_TRAINED in read_manifest(tmp_path / "bundle").notes
 
 
 def test_files_are_of_both_precisions(made):

@@ -84,8 +84,10 @@ class Messages:
         distortion: tuple[float, ...] = (0.1, 0.0, 0.0, 0.0, 0.0),
         right_tx: float = 0.0,
         roi: tuple[int, int, int, int] = (0, 0, 0, 0),
+        intrinsics: np.ndarray | None = None,
     ) -> Any:
-        K = np.array([fx, 0.0, 4.0, 0.0, fx, 3.0, 0.0, 0.0, 1.0])
+        """`intrinsics` is a whole K (3, 3) instead of `fx` alone."""
+        K = np.array([fx, 0.0, 4.0, 0.0, fx, 3.0, 0.0, 0.0, 1.0]) if intrinsics is None else intrinsics.ravel()
         P = np.array([2 * fx, 0.0, 4.5, right_tx, 0.0, 2 * fx, 3.5, 0.0, 0.0, 0.0, 1.0, 0.0])
         values = {"D": np.array(distortion), "K": K, "R": np.eye(3).ravel(), "P": P}
         x_offset, y_offset, roi_width, roi_height = roi

@@ -74,8 +74,12 @@ class RelocalizeConfig(Section):
 class RtabmapConfig(Section):
     """Adapters rtabmap_links and rtabmap_descriptors."""
 
-    namespace: str = Field("rtabmap", description="namespace of its topics and services")
-    max_stamp_offset_ms: float = Field(50.0, ge=0, description="a keyframe and a node of its graph are the same image")
+    namespace: str = Field("rtabmap", description="namespace of its topics info and mapGraph")
+    add_link: str = Field(
+        "rtabmap/rtabmap/add_link",
+        description="its service: namespace and node name in ROS 2 (since mid 2024), rtabmap/add_link in ROS 1",
+    )
+    max_stamp_offset_ms: float = Field(50.0, ge=0, description="a node of its graph this near stands for a keyframe")
     confirm_s: float = Field(5.0, gt=0, description="how long a link may take to show in its graph")
     max_tries: int = Field(3, ge=1, description="a link that does not show is sent this often")
 
@@ -85,18 +89,26 @@ class CuvslamConfig(Section):
 
     pose_topic: str = Field("/visual_localization/pose", description="where a hint is published")
     trigger_topic: str = Field("/visual_localization/trigger_localization", description="what asks for a hint")
+    timeout_s: float = Field(60.0, gt=0, description="a request that cannot be answered for this long lapses")
 
 
 class PoseGraphConfig(Section):
     """Adapters pose_graph and swarm_slam."""
 
-    robot_id: int = Field(0, ge=0, le=255, description="in the high byte of keys")
+    robot_id: int = Field(0, ge=0, le=255, description="number of this robot")
+    keys: Literal["ids", "stamps"] = Field(
+        "ids",
+        description="ids: keyframe ids under the robot's number, with nodes and odometry; stamps: closures only, keyed "
+        "by nanoseconds, as Hydra takes them",
+    )
 
 
 class RecorderConfig(Section):
     """Adapter recorder."""
 
-    folder: str = Field("", description="where graph.g2o, closures.csv and graph.json are kept; empty: beside the map")
+    folder: str = Field(
+        "", description="where graph.g2o, graph_gtsam.g2o and closures.csv are kept; empty: beside the map, in its name"
+    )
     every_s: float = Field(10.0, gt=0, description="how often the files are written anew")
 
 

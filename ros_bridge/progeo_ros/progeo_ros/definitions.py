@@ -23,7 +23,7 @@ def definitions_folder() -> Path:
         Path(__file__).resolve().parents[2] / PACKAGE,
         Path(sysconfig.get_path("data")) / "share" / "progeo_ros" / "definitions",
         *(Path(prefix) / "share" / PACKAGE for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)),
-        *(Path(prefix) / "share" / PACKAGE for prefix in os.environ.get("ROS_PACKAGE_PATH", "").split(os.pathsep)),
+        *(Path(share) / PACKAGE for share in os.environ.get("ROS_PACKAGE_PATH", "").split(os.pathsep)),
     ]
     for folder in candidates:
         if (folder / "msg" / "LoopClosure.msg").is_file():

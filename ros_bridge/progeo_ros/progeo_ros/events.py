@@ -2,11 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from progeo_edge.map_content import MapContent
 from progeo_edge.map_rows import KeyframeInfo
-from progeo_edge.types import Frame, LoopClosure, Transform, Update
+from progeo_edge.types import Frame, Image, LoopClosure, Transform, Update
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Thumbnail:
+    """The small image of a keyframe.
+
+    Attributes:
+        image: (H, W, 3) BGR or (H, W) grey.
+        original_size_px: Width and height of the image it was made from, to which inliers refer; None when the map
+            does not say.
+    """
+
+    image: Image
+    original_size_px: tuple[int, int] | None
+
+
+def thumbnail_of(map_content: MapContent, keyframe_id: int) -> Thumbnail | None:
+    """Read the small image of a keyframe; None when the map keeps none.
+
+    Raises:
+        InputError: unknown id.
+        MapError: damaged.
+    """
+    image = map_content.thumbnail(keyframe_id)
+    if image is None:
+        return None
+    features = map_content.features(keyframe_id)
+    return Thumbnail(image, None if features is None else features.image_size_px)
+
+
+def no_thumbnail(keyframe_id: int) -> Thumbnail | None:
+    """For a map that keeps no thumbnails."""
+    return None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,6 +59,8 @@ class Outcome:
         odom_frame: Frame of the odometry.
         camera_frame: frame_id of the image.
         latency_ms: From the arrival of the image to the end of the detector's work.
+        thumbnail_of: Reads the small image of a reference from the map (`partial(thumbnail_of, map_store)`). Called
+            only while someone looks at match_image.
     """
 
     frame: Frame
@@ -38,6 +74,7 @@ class Outcome:
     odom_frame: str
     camera_frame: str
     latency_ms: float
+    thumbnail_of: Callable[[int], Thumbnail | None] = no_thumbnail
 
     def reference(self, reference_id: int) -> KeyframeInfo:
         """What the map says about a reference."""

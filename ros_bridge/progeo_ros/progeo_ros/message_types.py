@@ -14,11 +14,11 @@ class MessageTypes(Protocol):
         """Whether a type is there ("progeo_msgs/msg/LoopClosure"): packages of messages are optional."""
         ...
 
-    def make(self, name: str, **fields: Any) -> Any:  # noqa: ANN401
+    def make(self, name: str, /, **fields: Any) -> Any:  # noqa: ANN401
         """A message, or a part of a service: "sensor_msgs/msg/Image", "rtabmap_msgs/srv/AddLink_Request".
 
         Numbers in sequences and arrays may be given as numpy arrays, bytes fields as bytes; they are handed over in
-        the form that is fast in this ROS.
+        the form that is fast in this ROS. A single byte (level of DiagnosticStatus) is given as a number.
 
         Raises:
             InputError: the type is not there, or has no such field.

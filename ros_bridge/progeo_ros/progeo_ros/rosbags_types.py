@@ -33,7 +33,7 @@ class RosbagsTypes:
         """See `MessageTypes.has`."""
         return name in self.store.types
 
-    def make(self, name: str, **fields: Any) -> Any:  # noqa: ANN401
+    def make(self, name: str, /, **fields: Any) -> Any:  # noqa: ANN401
         """See `MessageTypes.make`."""
         if name not in self.store.types:
             raise InputError(f"message type {name} is unknown; register its definition first")

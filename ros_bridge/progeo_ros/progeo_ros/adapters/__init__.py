@@ -53,7 +53,10 @@ class Subscription:
 
 
 class Adapter(Protocol):
-    """A consumer of loop closures."""
+    """A consumer of loop closures.
+
+    Adapters keep no locks: whoever owns one lets only one of its methods, or callbacks, run at a time.
+    """
 
     name: str
     """As in the setting `adapters`."""

@@ -1,0 +1,334 @@
+"""Encoder, map and detector as one thing that can change its map, session and settings while it runs; no ROS."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+from progeo_edge.config import Config
+from progeo_edge.encoders import Encoder, load_encoder
+from progeo_edge.geometry import Camera
+from progeo_edge.map_store import MapStore
+from progeo_edge.types import Descriptor, Frame, Image, Update
+from progeo_ros.config import NodeConfig
+from progeo_ros.events import Outcome, thumbnail_of
+from progeo_ros.map_in_use import MapInUse, user_path
+from progeo_ros.running_detector import RunningDetector
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where and when an image was taken, as ROS says; arguments of `PlaceRecogniser.process`."""
+
+    camera_frame: str
+    base_frame: str | None
+    odom_frame: str | None
+    arrival_ns: int
+
+
+class PlaceRecogniser:
+    """What every node and the replay do with images. Its methods may be called from any thread.
+
+    The detector is made with the first image, when the camera is known. A change of the camera starts a new session.
+
+    Attributes:
+        encoder: Image -> descriptor.
+        node_config: Settings of the node.
+    """
+
+    def __init__(self, encoder: Encoder, map_in_use: MapInUse, node_config: NodeConfig, config: Config) -> None:
+        """Take over an encoder and a map of its model; use `open` to open them."""
+        self.encoder = encoder
+        self.node_config = node_config
+        self._lock = threading.RLock()
+        self._running = self._detector_of(map_in_use, _for_node(config, node_config), resume=node_config.map.resume)
+
+    @classmethod
+    def open(
+        cls,
+        node_config: NodeConfig,
+        detector_config: Config,
+        camera: Camera | None = None,
+        *,
+        encoder: Encoder | None = None,
+    ) -> PlaceRecogniser:
+        """Open encoder and map. After an error nothing stays open.
+
+        Args:
+            node_config: Model, map and session.
+            detector_config: Settings of the detector.
+            camera: When it is known already; the detector is then made at once.
+            encoder: Instead of the one of `model.path`; it is closed by `close`, or when this fails.
+
+        Raises:
+            ModelError: the model cannot be used.
+            MapError: the map cannot be used, or is of another model.
+        """
+        encoder = encoder or open_encoder(node_config)
+        try:
+            dtype = detector_config.store.descriptor_dtype
+            map_in_use = MapInUse.of_settings(node_config.map, encoder.spec, descriptor_dtype=dtype)
+        except BaseException:
+            encoder.close()
+            raise
+        recogniser = cls(encoder, map_in_use, node_config, detector_config)
+        try:
+            if camera is not None:
+                recogniser._running.at(camera, 0)
+        except BaseException:
+            recogniser.close()
+            raise
+        return recogniser
+
+    def close(self) -> None:
+        """Close detector, map and encoder (which frees the GPU). Every keyframe that was reported is in the map."""
+        with self._lock:
+            try:
+                self._running.close()
+            finally:
+                self.encoder.close()
+
+    # -- what the map is ---------------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> Config:
+        """Settings of the detector in force."""
+        return self._running.config
+
+    @property
+    def map_path(self) -> Path | None:
+        """File of the map in use; None for a map in memory."""
+        return self._map.store.path
+
+    @property
+    def read_only(self) -> bool:
+        """Whether images are only relocalised."""
+        return self._map.store.read_only
+
+    @property
+    def num_keyframes(self) -> int:
+        """Keyframes in the map in use."""
+        return len(self._map.infos)
+
+    @property
+    def session(self) -> str:
+        """Name of the session being written; "" before the first image and with a read-only map."""
+        with self._lock:
+            return self._running.session
+
+    def index_report(self) -> dict[str, object]:
+        """As `LoopDetector.index_report`; empty before the first image. Takes milliseconds: not for every image."""
+        with self._lock:
+            return self._running.index_report()
+
+    # -- images ------------------------------------------------------------------------------------------------------
+
+    def process(
+        self,
+        frame: Frame,
+        camera: Camera | None,
+        *,
+        camera_frame: str = "",
+        base_frame: str | None = None,
+        odom_frame: str | None = None,
+        generation: int = 0,
+        arrival_ns: int | None = None,
+    ) -> Outcome:
+        """Detect loops; in a read-only map relocalise. When this returns, the keyframe survives the death of the node.
+
+        Args:
+            frame: The image.
+            camera: Its camera; None while it is unknown, which gives closures without pose.
+            camera_frame: frame_id of the image.
+            base_frame: Frame that poses are of; None for the one of the settings.
+            odom_frame: Frame of the odometry; None for the one of the settings.
+            generation: A new session starts when it changes (see `Pending`).
+            arrival_ns: When the image arrived, by `time.monotonic_ns`; None for now.
+
+        Raises:
+            InputError: image, pose or camera that cannot be used; nothing was stored.
+            MapError: the map cannot be written; everything acknowledged before is kept.
+        """
+        where = Origin(camera_frame, base_frame, odom_frame, arrival_ns or time.monotonic_ns())
+        with self._lock:
+            detector = self._running.at(camera, generation)
+            update = detector.relocalize(frame) if self._map.store.read_only else detector.process(frame)
+            if update.keyframe is not None:
+                self._map.learn(update.keyframe, update.status)
+            return self._outcome(frame, update, where)
+
+    def relocalize(
+        self,
+        frame: Frame,
+        camera: Camera | None,
+        *,
+        camera_frame: str = "",
+        base_frame: str | None = None,
+        odom_frame: str | None = None,
+        generation: int = 0,
+        arrival_ns: int | None = None,
+    ) -> Outcome:
+        """Where in the map is this, the recent past aside? Nothing is stored. Arguments and errors as `process`."""
+        where = Origin(camera_frame, base_frame, odom_frame, arrival_ns or time.monotonic_ns())
+        with self._lock:
+            update = self._running.at(camera, generation).relocalize(frame, include_recent=False)
+            return self._outcome(frame, update, where)
+
+    def query(self, image: Image, *, stamp_ns: int = 0, camera_frame: str = "") -> Outcome:
+        """Where has this image been seen? Nothing is stored, and no earlier image plays a part.
+
+        Raises:
+            InputError: the image cannot be used.
+        """
+        frame, where = Frame(stamp_ns, image), Origin(camera_frame, None, None, time.monotonic_ns())
+        with self._lock:
+            return self._outcome(frame, self._running.ask(frame), where)
+
+    def encode(self, image: Image) -> Descriptor:
+        """(D,) descriptor of an image, for consumers with images of their own. Waits for the image at work."""
+        with self._lock:
+            return cast(Descriptor, self.encoder.encode([image])[0])
+
+    # -- the map and its sessions ------------------------------------------------------------------------------------
+
+    def save_map(self, path: str, *, overwrite: bool = False) -> int:
+        """Write a copy of the map in use, whole or not at all.
+
+        Returns:
+            Number of keyframes.
+
+        Raises:
+            MapError: the file exists and `overwrite` is false, or it cannot be written.
+        """
+        with self._lock:
+            self._map.copy_to(user_path(path), overwrite=overwrite)
+            return self.num_keyframes
+
+    def load_map(self, path: str, *, read_only: bool = False) -> int:
+        """Change to another map of the same model, and start a session in it. The map in use is then closed.
+
+        Returns:
+            Number of keyframes.
+
+        Raises:
+            MapError: it cannot be used; the map in use stays in use.
+        """
+        with self._lock:
+            self._change_map(MapStore.open(user_path(path), spec=self.encoder.spec, read_only=read_only))
+            return self.num_keyframes
+
+    def merge_map(self, path: str) -> int:
+        """Add the sessions of another map of the same model to the map in use, whose keyframes keep their ids.
+
+        Returns:
+            Number of keyframes afterwards.
+
+        Raises:
+            MapError: it cannot be read, is of another model, or is there already; the map in use is unchanged.
+        """
+        with self._lock:
+            self._map.append(user_path(path))
+            self._running.reload()
+            return self.num_keyframes
+
+    def start_session(self) -> str:
+        """Let the keyframes from now on belong to a new session, as after the robot was carried elsewhere.
+
+        Returns:
+            Its name; that of the session which the first image will start, before there was one.
+
+        Raises:
+            MapError: the map is read-only or cannot be written.
+        """
+        with self._lock:
+            self._map.refuse_read_only("start a session")
+            return self._running.begin_session()
+
+    def clear(self) -> Path | None:
+        """Go on with a new, empty map beside the one in use, which stays on the disk as it is.
+
+        Returns:
+            The new file; None for a map in memory.
+
+        Raises:
+            MapError: the map in use is read-only, or the new one cannot be written.
+        """
+        with self._lock:
+            self._map.refuse_read_only("clear it")
+            path = self._map.path_beside()
+            dtype = self.config.store.descriptor_dtype
+            self._change_map(MapStore.create(path, self.encoder.spec, descriptor_dtype=dtype))
+            return path
+
+    def reconfigure(self, detector_config: Config) -> None:
+        """Use other settings from the next image on, in the same session.
+
+        Raises:
+            MapError: the map cannot be read; the old settings stay in force.
+        """
+        with self._lock:
+            self._running.reload(_for_node(detector_config, self.node_config))
+
+    @property
+    def _map(self) -> MapInUse:
+        return self._running.map
+
+    def _detector_of(
+        self, map_in_use: MapInUse, config: Config, *, resume: bool, camera: Camera | None = None
+    ) -> RunningDetector:
+        session = self.node_config.map.session
+        return RunningDetector(self.encoder, map_in_use, config, session=session, resume=resume, camera=camera)
+
+    def _change_map(self, store: MapStore) -> None:
+        """Use another map, with a session when there was one; on failure the old one stays in use."""
+        old = self._running
+        new = self._detector_of(MapInUse(store), old.config, resume=False, camera=old.camera)
+        try:
+            if old.has_begun:
+                new.at(old.camera, old.generation)
+        except BaseException:
+            new.close()
+            raise
+        self._running = new
+        old.close()
+
+    # -- outcomes ----------------------------------------------------------------------------------------------------
+
+    def _outcome(self, frame: Frame, update: Update, where: Origin) -> Outcome:
+        frames, store = self.node_config.frames, self._map.store
+        return Outcome(
+            frame=frame,
+            update=update,
+            references={c.reference_id: self._map.infos[c.reference_id] for c in update.candidates},
+            session=self.session,
+            session_names=dict(self._map.session_names),
+            model_id=self.encoder.spec.fingerprint,
+            min_similarity=self.config.gate.min_similarity,
+            base_frame=where.base_frame or frames.base,
+            odom_frame=where.odom_frame or frames.odom,
+            camera_frame=where.camera_frame,
+            latency_ms=(time.monotonic_ns() - where.arrival_ns) / 1e6,
+            thumbnail_of=partial(thumbnail_of, store),
+        )
+
+
+def open_encoder(config: NodeConfig) -> Encoder:
+    """The encoder of the settings.
+
+    Raises:
+        ModelError: it cannot be used.
+    """
+    model = config.model
+    path = model.path if model.path == "vlad" else user_path(model.path)
+    return load_encoder(path, backend=model.backend, precision=None if model.precision == "auto" else model.precision)
+
+
+def _for_node(config: Config, node_config: NodeConfig) -> Config:
+    """When the SLAM system says which images are keyframes, every one of them is kept."""
+    if not node_config.input.external_keyframes:
+        return config
+    return config.model_copy(update={"keyframe": config.keyframe.model_copy(update={"every_frame": True})})

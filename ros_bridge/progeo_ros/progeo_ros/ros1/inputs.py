@@ -1,0 +1,88 @@
+"""Topics that come in. Callbacks only hand over; nothing is decoded in them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import rospy
+
+from progeo_ros.config import NodeConfig
+from progeo_ros.conversions.incoming import header_stamp_ns
+from progeo_ros.frame_assembler import FrameAssembler
+from progeo_ros.pipeline import Pipeline
+from progeo_ros.ros1.types import GenpyTypes
+
+BUFFER_BYTES = 2**25
+"""rospy drops old images only as far as they fit into one read of the socket: it must be larger than an image."""
+NEWEST, BESIDE, ODOMETRY, TRIGGERS, TF = 1, 5, 50, 10, 100
+"""Messages that may wait for their turn; rospy drops the oldest."""
+
+
+class Inputs:
+    """Subscribes to what the settings ask for.
+
+    Args:
+        config: Settings of the node.
+        pipeline: Where messages go.
+        assembler: Of the pipeline.
+        types: Of the messages.
+        on_stamp: Told the stamp of every image that arrives.
+    """
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        pipeline: Pipeline,
+        assembler: FrameAssembler,
+        types: GenpyTypes,
+        on_stamp: Callable[[int], None],
+    ) -> None:
+        self._pipeline, self._assembler, self._types, self._on_stamp = pipeline, assembler, types, on_stamp
+        self._subscribers: list[Any] = []
+        self._is_compressed = config.input.transport == "compressed"
+        wants = config.input
+        for topic, is_static in (("/tf_static", True), ("/tf", False)):
+            self._add(topic, "tf2_msgs/msg/TFMessage", TF, partial(assembler.on_transforms, is_static=is_static))
+        self._add("camera_info", "sensor_msgs/msg/CameraInfo", NEWEST, assembler.on_camera_info)
+        if wants.odometry == "topic":
+            self._add("odom", "nav_msgs/msg/Odometry", ODOMETRY, assembler.on_odometry)
+        if wants.depth:
+            self._add("depth", "sensor_msgs/msg/Image", BESIDE, assembler.on_depth)
+        if wants.right:
+            self._add_images("right/image", BESIDE, assembler.on_right)
+            self._add("right/camera_info", "sensor_msgs/msg/CameraInfo", NEWEST, assembler.on_right_camera_info)
+        if wants.external_keyframes:
+            self._add("keyframe", "std_msgs/msg/Header", TRIGGERS, assembler.on_keyframe_trigger)
+        self._add_images("image", NEWEST, self._on_image)
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        for subscriber in self._subscribers:
+            subscriber.unregister()
+
+    def _add(self, topic: str, msgtype: str, queue: int, receive: Callable[[Any], object]) -> None:
+        self._subscribers.append(
+            rospy.Subscriber(
+                topic,
+                self._types.message_class(msgtype),
+                partial(self._pipeline.take, receive),
+                queue_size=queue,
+                buff_size=BUFFER_BYTES,
+                tcp_nodelay=True,
+            )
+        )
+
+    def _add_images(self, name: str, queue: int, receive: Callable[[Any], object]) -> None:
+        """image_transport puts compressed images below the name of the raw ones; that name is what users remap."""
+        topic = rospy.resolve_name(name).removesuffix("/compressed")
+        if self._is_compressed:
+            self._add(f"{topic}/compressed", "sensor_msgs/msg/CompressedImage", queue, receive)
+        else:
+            self._add(topic, "sensor_msgs/msg/Image", queue, receive)
+
+    def _on_image(self, message: Any) -> None:  # noqa: ANN401
+        self._on_stamp(header_stamp_ns(message))
+        self._assembler.on_image(message, time.monotonic_ns())

@@ -1,0 +1,108 @@
+"""The subscriptions of an active node. Callbacks only hand over; nothing is decoded in them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.callback_groups import CallbackGroup
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from rclpy.subscription import Subscription
+
+from progeo_ros.config import NodeConfig
+from progeo_ros.conversions.incoming import header_stamp_ns
+from progeo_ros.frame_assembler import FrameAssembler
+from progeo_ros.pipeline import Pipeline
+from progeo_ros.ros2.types import RclpyTypes
+from progeo_ros.ros2.wiring import OnError, overridable, reliable, sensor_data
+
+IMAGE_DEPTH = 1
+BESIDE_DEPTH = 5
+"""Depth and right images wait for the image they belong to."""
+ODOMETRY_DEPTH = 50
+TRIGGER_DEPTH = 10
+TF_DEPTH = 100
+
+
+class Inputs:
+    """Subscribes to what the settings ask for.
+
+    tf is subscribed to as a topic: the assembler keeps the few transforms that it needs, and tf2_ros would bring a
+    second buffer and a compiled library for the same messages.
+
+    Args:
+        node: Owner of the subscriptions.
+        pipeline: Where messages go.
+        assembler: Of the pipeline.
+        config: Which ones.
+        types: Of the messages.
+        group: Mutually exclusive, so that messages arrive in their order.
+        on_error: Told what no message should be able to cause; an exception out of a callback would end the node.
+        on_stamp: Told the stamp of every image that arrives.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        pipeline: Pipeline,
+        assembler: FrameAssembler,
+        config: NodeConfig,
+        types: RclpyTypes,
+        group: CallbackGroup,
+        on_error: OnError,
+        on_stamp: Callable[[int], None],
+    ) -> None:
+        self._node, self._types, self._group = node, types, group
+        self._pipeline, self._assembler = pipeline, assembler
+        self._on_error, self._on_stamp = on_error, on_stamp
+        self._subscriptions: list[Subscription] = []
+        inputs = config.input
+        suffix, image = ("", "Image") if inputs.transport == "raw" else ("/compressed", "CompressedImage")
+        self._add(f"image{suffix}", f"sensor_msgs/msg/{image}", sensor_data(IMAGE_DEPTH), self._on_image)
+        self._add("camera_info", "sensor_msgs/msg/CameraInfo", sensor_data(1), assembler.on_camera_info)
+        self._add("/tf", "tf2_msgs/msg/TFMessage", reliable(TF_DEPTH), self._on_tf)
+        self._add("/tf_static", "tf2_msgs/msg/TFMessage", reliable(TF_DEPTH, latched=True), self._on_tf_static)
+        if inputs.depth:
+            self._add("depth", "sensor_msgs/msg/Image", sensor_data(BESIDE_DEPTH), assembler.on_depth)
+        if inputs.right:
+            self._add(f"right/image{suffix}", f"sensor_msgs/msg/{image}", sensor_data(BESIDE_DEPTH), assembler.on_right)
+            self._add("right/camera_info", "sensor_msgs/msg/CameraInfo", sensor_data(1), assembler.on_right_camera_info)
+        if inputs.odometry == "topic":
+            self._add("odom", "nav_msgs/msg/Odometry", sensor_data(ODOMETRY_DEPTH), assembler.on_odometry)
+        if inputs.external_keyframes:
+            self._add("keyframe", "std_msgs/msg/Header", reliable(TRIGGER_DEPTH), assembler.on_keyframe_trigger)
+
+    def destroy(self) -> None:
+        """Unsubscribe."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._subscriptions = []
+
+    def _add(self, topic: str, msgtype: str, profile: QoSProfile, receive: Callable[[Any], object]) -> None:
+        def callback(message: Any) -> None:  # noqa: ANN401
+            try:
+                self._pipeline.take(receive, message)
+            except Exception as error:
+                self._on_error(f"topic {topic}", error)
+
+        subscription = self._node.create_subscription(
+            self._types.find(msgtype),
+            topic,
+            callback,
+            profile,
+            callback_group=self._group,
+            qos_overriding_options=overridable(),
+        )
+        self._subscriptions.append(subscription)
+
+    def _on_image(self, message: Any) -> None:  # noqa: ANN401
+        self._on_stamp(header_stamp_ns(message))
+        self._assembler.on_image(message, time.monotonic_ns())
+
+    def _on_tf(self, message: Any) -> None:  # noqa: ANN401
+        self._assembler.on_transforms(message, is_static=False)
+
+    def _on_tf_static(self, message: Any) -> None:  # noqa: ANN401
+        self._assembler.on_transforms(message, is_static=True)

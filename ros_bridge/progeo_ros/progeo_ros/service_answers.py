@@ -1,0 +1,153 @@
+"""What the node's services answer: the same in every ROS. Requests and responses have the fields of progeo_msgs/srv."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from progeo_edge.errors import ConfigError, ProgeoError
+from progeo_edge.sources.images import FrameError
+from progeo_ros.config import NodeConfig
+from progeo_ros.conversions.incoming import header_stamp_ns, image_of
+from progeo_ros.conversions.outgoing import loop_candidates_message, loop_closure_messages, relocalization_message
+from progeo_ros.message_types import MessageTypes
+from progeo_ros.pipeline import Pipeline
+from progeo_ros.place_recogniser import PlaceRecogniser
+
+log = logging.getLogger(__name__)
+
+
+class Operation(Protocol):
+    """What the services are about."""
+
+    config: NodeConfig
+    recogniser: PlaceRecogniser
+    pipeline: Pipeline
+
+    def pause(self, paused: bool) -> bool:
+        """Drop images, or take them again; False while none are taken."""
+        ...
+
+
+Handle = Callable[[MessageTypes, Operation, Any, Any], str]
+"""Fills the response and returns its message; raises what makes it unsuccessful."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service under the node's own name.
+
+    Attributes:
+        name: "query" for ~query.
+        srvtype: "progeo_msgs/srv/Query".
+        handle: Its answer.
+    """
+
+    name: str
+    srvtype: str
+    handle: Handle
+
+
+def services(types: MessageTypes) -> tuple[Service, ...]:
+    """Those whose types are there."""
+    return tuple(service for service in _SERVICES if types.has(f"{service.srvtype}_Request"))
+
+
+def answer(service: Service, types: MessageTypes, operation: Operation | None, request: Any, response: Any) -> None:  # noqa: ANN401
+    """Fill a response, also when what was asked for cannot be done: an exception would tell the caller nothing.
+
+    Args:
+        service: Which one.
+        types: Makes messages.
+        operation: None while the node is not configured.
+        request: As it came.
+        response: With the defaults of its fields.
+    """
+    try:
+        if operation is None:
+            raise ConfigError("the node is not configured; configure it first")
+        response.message = service.handle(types, operation, request, response)
+        response.success = True
+    except (ProgeoError, FrameError) as error:
+        response.success, response.message = False, str(error)
+    except Exception as error:  # out of a callback it would end the node
+        log.exception("service %s failed", service.name)
+        response.success, response.message = False, f"service {service.name} failed: {error!r}; the log has more"
+
+
+def _query(types: MessageTypes, operation: Operation, request: Any, response: Any) -> str:  # noqa: ANN401
+    image = image_of(request.image)
+    stamp_ns, frame_id = header_stamp_ns(request.image), request.image.header.frame_id
+    outcome = operation.recogniser.query(image, stamp_ns=stamp_ns, camera_frame=frame_id)
+    response.candidates = loop_candidates_message(types, outcome)
+    return outcome.update.status.value
+
+
+def _relocalize(types: MessageTypes, operation: Operation, request: Any, response: Any) -> str:  # noqa: ANN401
+    timeout_s = request.timeout_s or operation.config.relocalize.timeout_s
+    if not math.isfinite(timeout_s) or timeout_s < 0:
+        raise ConfigError(f"timeout_s is {timeout_s}; expected seconds, or 0 for relocalize.timeout_s")
+    found = operation.pipeline.relocalize(timeout_s)
+    outcome, closure = found.outcome, found.closure
+    if outcome is not None and closure is not None:
+        position = outcome.update.closures.index(closure)
+        response.closure = loop_closure_messages(types, outcome)[position]
+    if found.problem or outcome is None or closure is None:
+        raise ConfigError(found.problem)
+    response.pose = relocalization_message(types, outcome, operation.config.frames.map)
+    return f"recognised keyframe {closure.reference_id} of session {outcome.session_of(closure.reference_id)!r}"
+
+
+def _start_session(types: MessageTypes, operation: Operation, request: Any, response: Any) -> str:  # noqa: ANN401
+    return f"session {operation.recogniser.start_session()!r} begins"
+
+
+def _clear(types: MessageTypes, operation: Operation, request: Any, response: Any) -> str:  # noqa: ANN401
+    before = operation.recogniser.map_path
+    path = operation.recogniser.clear()
+    return f"the map is now {path}, and empty; the one before is kept as {before}"
+
+
+def _set_paused(types: MessageTypes, operation: Operation, request: Any, response: Any) -> str:  # noqa: ANN401
+    if not operation.pause(bool(request.data)):
+        raise ConfigError("the node is not active; activate it first")
+    return "paused: images are dropped" if request.data else "images are taken again"
+
+
+def _save_map(types: MessageTypes, operation: Operation, request: Any, response: Any) -> str:  # noqa: ANN401
+    response.num_keyframes = operation.recogniser.save_map(request.path, overwrite=request.overwrite)
+    return f"{response.num_keyframes} keyframes saved to {request.path}"
+
+
+def _load_map(types: MessageTypes, operation: Operation, request: Any, response: Any) -> str:  # noqa: ANN401
+    response.num_keyframes = operation.recogniser.load_map(request.path, read_only=request.read_only)
+    return f"{request.path} is in use, with {response.num_keyframes} keyframes"
+
+
+def _merge_map(types: MessageTypes, operation: Operation, request: Any, response: Any) -> str:  # noqa: ANN401
+    before = operation.recogniser.num_keyframes
+    response.num_keyframes = operation.recogniser.merge_map(request.path)
+    return f"{response.num_keyframes - before} keyframes of {request.path} added"
+
+
+def _calibrate(types: MessageTypes, operation: Operation, request: Any, response: Any) -> str:  # noqa: ANN401
+    response.min_similarity = math.nan
+    raise ConfigError(
+        "this version has no calibration yet; set gate.min_similarity by hand, or leave the decision to the geometry"
+    )
+
+
+_SERVICES = (
+    Service("start_session", "std_srvs/srv/Trigger", _start_session),
+    Service("clear", "std_srvs/srv/Trigger", _clear),
+    Service("set_paused", "std_srvs/srv/SetBool", _set_paused),
+    Service("query", "progeo_msgs/srv/Query", _query),
+    Service("relocalize", "progeo_msgs/srv/Relocalize", _relocalize),
+    Service("save_map", "progeo_msgs/srv/SaveMap", _save_map),
+    Service("load_map", "progeo_msgs/srv/LoadMap", _load_map),
+    Service("merge_map", "progeo_msgs/srv/MergeMap", _merge_map),
+    Service("calibrate", "progeo_msgs/srv/Calibrate", _calibrate),
+)
