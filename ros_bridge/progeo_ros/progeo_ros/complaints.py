@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
+
+from progeo_edge.errors import ProgeoError
+from progeo_edge.sources.images import FrameError
+
+log = logging.getLogger(__name__)
 
 EVERY_S = 30.0
 
@@ -32,3 +38,13 @@ class Complaints:
             self._last_s[kind] = now_s
             held_back = self._held_back.pop(kind, 0)
         return f"{sentence} ({held_back} more like this)" if held_back else sentence
+
+    def log_failure(self, who: str, error: Exception) -> None:
+        """Log an error when it is due. What we did not expect is a fault of ours and keeps its traceback."""
+        due = self.due(f"{who} {type(error).__name__}", f"{who}: {error}")
+        if due is None:
+            return
+        if isinstance(error, ProgeoError | FrameError):
+            log.warning("%s", due)
+        else:
+            log.error("%s", due, exc_info=error)

@@ -6,31 +6,16 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from progeo_edge.errors import ConfigError, ProgeoError
 from progeo_edge.sources.images import FrameError
-from progeo_ros.config import NodeConfig
 from progeo_ros.conversions.incoming import header_stamp_ns, image_of
 from progeo_ros.conversions.outgoing import loop_candidates_message, loop_closure_messages, relocalization_message
 from progeo_ros.message_types import MessageTypes
-from progeo_ros.pipeline import Pipeline
-from progeo_ros.place_recogniser import PlaceRecogniser
+from progeo_ros.operation import Operation
 
 log = logging.getLogger(__name__)
-
-
-class Operation(Protocol):
-    """What the services are about."""
-
-    config: NodeConfig
-    recogniser: PlaceRecogniser
-    pipeline: Pipeline
-
-    def pause(self, paused: bool) -> bool:
-        """Drop images, or take them again; False while none are taken."""
-        ...
-
 
 Handle = Callable[[MessageTypes, Operation, Any, Any], str]
 """Fills the response and returns its message; raises what makes it unsuccessful."""
@@ -52,7 +37,12 @@ class Service:
 
 
 def services(types: MessageTypes) -> tuple[Service, ...]:
-    """Those whose types are there."""
+    """Those whose types are there; a line of the log says what is missing without progeo_msgs."""
+    if not types.has("progeo_msgs/msg/LoopClosure"):
+        log.warning(
+            "progeo_msgs is not built: closures go out on loop_closure_pose in a standard message, and most services "
+            "are not offered"
+        )
     return tuple(service for service in _SERVICES if types.has(f"{service.srvtype}_Request"))
 
 

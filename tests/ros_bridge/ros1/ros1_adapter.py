@@ -11,9 +11,10 @@ import rospy
 from std_msgs.msg import String
 from std_srvs.srv import Trigger, TriggerResponse
 
+from progeo_ros.adapter_wiring import AdapterWiring
 from progeo_ros.adapters import Action, Call, Publish, Subscription
 from progeo_ros.events import Outcome
-from progeo_ros.ros1.adapter_wiring import AdapterWiring
+from progeo_ros.ros1.middleware import Rospy
 from progeo_ros.ros1.types import GenpyTypes
 
 
@@ -62,12 +63,12 @@ class Asking:
 
 def main() -> None:
     rospy.init_node("adapter")
-    types = GenpyTypes()
-    asking = Asking(types)
+    ros = Rospy()
+    asking = Asking(ros.types)
     failures: list[str] = []
     rospy.Service("there", Trigger, lambda request: TriggerResponse(True, f"here, after {failures}"))
     rospy.Service("broken", Trigger, lambda request: 1 / 0)
-    wiring = AdapterWiring([asking], types, lambda who, error: failures.append(f"{who}: {error}"))
+    wiring = AdapterWiring([asking], ros, lambda who, error: failures.append(f"{who}: {error}"))
     threading.Thread(target=_tick, args=(wiring,), daemon=True).start()
     asker = rospy.Publisher("ask", String, queue_size=10)
     _wait_until(lambda: asker.get_num_connections() > 0)

@@ -11,10 +11,9 @@ from progeo_ros.adapters import Action, Call, Counters, Publish, Subscription
 
 rclpy = pytest.importorskip("rclpy", reason="needs ROS 2: source its setup.bash (rclpy is not importable)")
 
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup  # noqa: E402
-
-from progeo_ros.ros2 import adapter_wiring  # noqa: E402
-from progeo_ros.ros2.adapter_wiring import AdapterWiring  # noqa: E402
+from progeo_ros.adapter_wiring import AdapterWiring  # noqa: E402
+from progeo_ros.ros2 import middleware  # noqa: E402
+from progeo_ros.ros2.middleware import Rclpy  # noqa: E402
 from tests.ros_bridge.ros2.ros2_client import wait_until  # noqa: E402
 
 TRIGGER = "std_srvs/srv/Trigger"
@@ -64,10 +63,7 @@ class Echo:
 def wired(client):
     errors: list[str] = []
     echo = Echo(client.types)
-    group = MutuallyExclusiveCallbackGroup()
-    wiring = AdapterWiring(
-        client.node, (echo,), client.types, group, lambda who, error: errors.append(f"{who}: {error}")
-    )
+    wiring = AdapterWiring((echo,), Rclpy(client.node), lambda who, error: errors.append(f"{who}: {error}"))
     yield echo, wiring, errors
     wiring.close()
     assert echo.closed
@@ -111,7 +107,7 @@ def test_a_call_waits_for_its_service_and_gets_the_answer(client, wired):
 
 
 def test_a_call_without_a_service_ends_without_an_answer(wired, monkeypatch):
-    monkeypatch.setattr(adapter_wiring, "CALL_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(middleware, "CALL_TIMEOUT_S", 0.3)
     echo, wiring, _ = wired
     tick_until(wiring, lambda: echo.replies)
     assert echo.replies == [None]

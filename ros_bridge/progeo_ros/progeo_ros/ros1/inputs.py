@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import rospy
 
 from progeo_ros.config import NodeConfig
-from progeo_ros.conversions.incoming import header_stamp_ns
 from progeo_ros.frame_assembler import FrameAssembler
 from progeo_ros.pipeline import Pipeline
 from progeo_ros.ros1.types import GenpyTypes
@@ -29,7 +27,7 @@ class Inputs:
         pipeline: Where messages go.
         assembler: Of the pipeline.
         types: Of the messages.
-        on_stamp: Told the stamp of every image that arrives.
+        on_image: Takes images.
     """
 
     def __init__(
@@ -38,9 +36,9 @@ class Inputs:
         pipeline: Pipeline,
         assembler: FrameAssembler,
         types: GenpyTypes,
-        on_stamp: Callable[[int], None],
+        on_image: Callable[[Any], None],
     ) -> None:
-        self._pipeline, self._assembler, self._types, self._on_stamp = pipeline, assembler, types, on_stamp
+        self._pipeline, self._types = pipeline, types
         self._subscribers: list[Any] = []
         self._is_compressed = config.input.transport == "compressed"
         wants = config.input
@@ -56,7 +54,7 @@ class Inputs:
             self._add("right/camera_info", "sensor_msgs/msg/CameraInfo", NEWEST, assembler.on_right_camera_info)
         if wants.external_keyframes:
             self._add("keyframe", "std_msgs/msg/Header", TRIGGERS, assembler.on_keyframe_trigger)
-        self._add_images("image", NEWEST, self._on_image)
+        self._add_images("image", NEWEST, on_image)
 
     def close(self) -> None:
         """Unsubscribe."""
@@ -82,7 +80,3 @@ class Inputs:
             self._add(f"{topic}/compressed", "sensor_msgs/msg/CompressedImage", queue, receive)
         else:
             self._add(topic, "sensor_msgs/msg/Image", queue, receive)
-
-    def _on_image(self, message: Any) -> None:  # noqa: ANN401
-        self._on_stamp(header_stamp_ns(message))
-        self._assembler.on_image(message, time.monotonic_ns())

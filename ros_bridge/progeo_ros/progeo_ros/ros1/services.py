@@ -6,8 +6,9 @@ from typing import Any
 
 import rospy
 
+from progeo_ros.operation import Operation
 from progeo_ros.ros1.types import GenpyTypes
-from progeo_ros.service_answers import Operation, Service, answer, services
+from progeo_ros.service_answers import Service, answer, services
 
 
 def offer_services(types: GenpyTypes, operation: Operation) -> list[Any]:

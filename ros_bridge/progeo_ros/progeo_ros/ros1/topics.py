@@ -9,9 +9,7 @@ from typing import Any
 
 import rospy
 
-from progeo_ros.events import Outcome
-from progeo_ros.publications import Publication
-from progeo_ros.ros1.types import GenpyTypes
+from progeo_ros.middleware import Topic
 
 
 class KeptTopic(rospy.SubscribeListener):  # type: ignore[misc]  # rospy is not there where mypy runs
@@ -19,6 +17,9 @@ class KeptTopic(rospy.SubscribeListener):  # type: ignore[misc]  # rospy is not 
 
     The latch of rospy keeps one message; a graph needs all closures. One that is published while somebody joins may
     reach him twice.
+
+    Attributes:
+        publisher: What messages go through.
     """
 
     def __init__(self, name: str, message_class: Any, depth: int) -> None:  # noqa: ANN401
@@ -26,7 +27,7 @@ class KeptTopic(rospy.SubscribeListener):  # type: ignore[misc]  # rospy is not 
         super().__init__()
         self._lock = threading.Lock()
         self._kept: deque[Any] = deque(maxlen=depth)
-        self._publisher = rospy.Publisher(
+        self.publisher = rospy.Publisher(
             name, message_class, subscriber_listener=self, tcp_nodelay=True, queue_size=depth
         )
 
@@ -34,11 +35,7 @@ class KeptTopic(rospy.SubscribeListener):  # type: ignore[misc]  # rospy is not 
         """Send to all who listen now, and keep."""
         with self._lock:
             self._kept.append(message)
-            self._publisher.publish(message)
-
-    def get_num_connections(self) -> int:
-        """How many listen."""
-        return int(self._publisher.get_num_connections())
+            self.publisher.publish(message)
 
     def peer_subscribe(self, topic_name: str, topic_publish: object, peer_publish: Callable[[Any], None]) -> None:
         """Called by rospy when somebody joins."""
@@ -47,32 +44,10 @@ class KeptTopic(rospy.SubscribeListener):  # type: ignore[misc]  # rospy is not 
                 peer_publish(message)
 
 
-class OutcomeTopic:
-    """Publishes what a `Publication` makes of an outcome.
-
-    Attributes:
-        name: Of the topic.
-    """
-
-    def __init__(self, publication: Publication, types: GenpyTypes) -> None:
-        """Advertise."""
-        self.name = publication.topic
-        self._publication = publication
-        self._types = types
-        message_class = types.message_class(publication.msgtype)
-        self._topic = open_topic(publication.topic, message_class, publication.depth, publication.latched)
-
-    def publish(self, outcome: Outcome) -> None:
-        """Build and send, when there is something to send and somebody to send it to."""
-        publication = self._publication
-        if not publication.always and self._topic.get_num_connections() == 0:
-            return
-        for message in publication.build(self._types, outcome):
-            self._topic.publish(message)
-
-
-def open_topic(name: str, message_class: Any, depth: int, latched: bool) -> Any:  # noqa: ANN401
+def open_topic(name: str, message_class: Any, depth: int, latched: bool) -> Topic:  # noqa: ANN401
     """A topic to publish to; with `latched`, late joiners get the last `depth` messages."""
     if latched:
-        return KeptTopic(name, message_class, depth)
-    return rospy.Publisher(name, message_class, tcp_nodelay=True, queue_size=depth)
+        kept = KeptTopic(name, message_class, depth)
+        return Topic(kept.publish, kept.publisher.get_num_connections, kept.publisher.unregister)
+    publisher = rospy.Publisher(name, message_class, tcp_nodelay=True, queue_size=depth)
+    return Topic(publisher.publish, publisher.get_num_connections, publisher.unregister)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from rclpy.callback_groups import CallbackGroup
@@ -12,11 +12,11 @@ from rclpy.qos import QoSProfile
 from rclpy.subscription import Subscription
 
 from progeo_ros.config import NodeConfig
-from progeo_ros.conversions.incoming import header_stamp_ns
 from progeo_ros.frame_assembler import FrameAssembler
+from progeo_ros.middleware import OnError
 from progeo_ros.pipeline import Pipeline
+from progeo_ros.ros2.qos import overridable, reliable, sensor_data
 from progeo_ros.ros2.types import RclpyTypes
-from progeo_ros.ros2.wiring import OnError, overridable, reliable, sensor_data
 
 IMAGE_DEPTH = 1
 BESIDE_DEPTH = 5
@@ -39,8 +39,8 @@ class Inputs:
         config: Which ones.
         types: Of the messages.
         group: Mutually exclusive, so that messages arrive in their order.
+        on_image: Takes images.
         on_error: Told what no message should be able to cause; an exception out of a callback would end the node.
-        on_stamp: Told the stamp of every image that arrives.
     """
 
     def __init__(
@@ -51,19 +51,19 @@ class Inputs:
         config: NodeConfig,
         types: RclpyTypes,
         group: CallbackGroup,
+        on_image: Callable[[Any], None],
         on_error: OnError,
-        on_stamp: Callable[[int], None],
     ) -> None:
         self._node, self._types, self._group = node, types, group
-        self._pipeline, self._assembler = pipeline, assembler
-        self._on_error, self._on_stamp = on_error, on_stamp
+        self._pipeline, self._on_error = pipeline, on_error
         self._subscriptions: list[Subscription] = []
         inputs = config.input
         suffix, image = ("", "Image") if inputs.transport == "raw" else ("/compressed", "CompressedImage")
-        self._add(f"image{suffix}", f"sensor_msgs/msg/{image}", sensor_data(IMAGE_DEPTH), self._on_image)
+        self._add(f"image{suffix}", f"sensor_msgs/msg/{image}", sensor_data(IMAGE_DEPTH), on_image)
         self._add("camera_info", "sensor_msgs/msg/CameraInfo", sensor_data(1), assembler.on_camera_info)
-        self._add("/tf", "tf2_msgs/msg/TFMessage", reliable(TF_DEPTH), self._on_tf)
-        self._add("/tf_static", "tf2_msgs/msg/TFMessage", reliable(TF_DEPTH, latched=True), self._on_tf_static)
+        for topic, is_static in (("/tf", False), ("/tf_static", True)):
+            receive = partial(assembler.on_transforms, is_static=is_static)
+            self._add(topic, "tf2_msgs/msg/TFMessage", reliable(TF_DEPTH, latched=is_static), receive)
         if inputs.depth:
             self._add("depth", "sensor_msgs/msg/Image", sensor_data(BESIDE_DEPTH), assembler.on_depth)
         if inputs.right:
@@ -96,13 +96,3 @@ class Inputs:
             qos_overriding_options=overridable(),
         )
         self._subscriptions.append(subscription)
-
-    def _on_image(self, message: Any) -> None:  # noqa: ANN401
-        self._on_stamp(header_stamp_ns(message))
-        self._assembler.on_image(message, time.monotonic_ns())
-
-    def _on_tf(self, message: Any) -> None:  # noqa: ANN401
-        self._assembler.on_transforms(message, is_static=False)
-
-    def _on_tf_static(self, message: Any) -> None:  # noqa: ANN401
-        self._assembler.on_transforms(message, is_static=True)

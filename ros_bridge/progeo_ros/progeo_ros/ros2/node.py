@@ -17,13 +17,13 @@ from progeo_edge.errors import ConfigError, ProgeoError
 from progeo_ros.complaints import Complaints
 from progeo_ros.config import NodeConfig
 from progeo_ros.health import Health, diagnostics_message
+from progeo_ros.operation import Operation
 from progeo_ros.parameters import configs_from, refuse_change
 from progeo_ros.ros2.log_bridge import LogBridge
-from progeo_ros.ros2.operation import Operation
+from progeo_ros.ros2.middleware import Rclpy
 from progeo_ros.ros2.parameters import declare_settings, read_settings, unknown_settings
+from progeo_ros.ros2.qos import reliable
 from progeo_ros.ros2.services import Services
-from progeo_ros.ros2.types import RclpyTypes
-from progeo_ros.ros2.wiring import reliable
 
 NODE_NAME = "progeo"
 AUTOSTART = "autostart"
@@ -44,7 +44,7 @@ class ProgeoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not there whe
 
     def __init__(self) -> None:
         super().__init__(NODE_NAME)
-        self._types = RclpyTypes()
+        self._ros = Rclpy(self)
         self._complaints = Complaints()
         self._operation: Operation | None = None
         self._idle_health = Health(NodeConfig())
@@ -58,13 +58,8 @@ class ProgeoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not there whe
         for sentence in unknown_settings(self, self._specs):
             self.get_logger().warning(sentence)
         self.add_on_set_parameters_callback(self._on_set_parameters)
-        self._offered = Services(self, self._types, lambda: self._operation)
+        self._offered = Services(self, self._ros.types, lambda: self._operation)
         self._start_diagnostics()
-        if not self._types.has("progeo_msgs/msg/LoopClosure"):
-            self.get_logger().warning(
-                "progeo_msgs is not built: closures go out on loop_closure_pose in a standard message, and most "
-                "services are not offered"
-            )
         if self.get_parameter(AUTOSTART).value:
             self._autostart_timer = self.create_timer(0.0, self._autostart, clock=_steady_clock())
 
@@ -101,12 +96,8 @@ class ProgeoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not there whe
 
     def _configure(self) -> None:
         node_config, config = configs_from(read_settings(self, self._specs))
-        self._operation = Operation(self, node_config, config, self._types, self._report)
+        self._operation = Operation(node_config, config, self._ros)
         self._idle_health.errors.clear()
-        recogniser = self._operation.recogniser
-        self.get_logger().info(
-            f"map {recogniser.map_path} with {recogniser.num_keyframes} keyframes, model {recogniser.encoder.spec.name}"
-        )
 
     def close_operation(self) -> None:
         """Close what is open; twice is fine."""
@@ -176,7 +167,7 @@ class ProgeoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not there whe
     # -- diagnostics -------------------------------------------------------------------------------------------------
 
     def _start_diagnostics(self) -> None:
-        kind = self._types.find("diagnostic_msgs/msg/DiagnosticArray")
+        kind = self._ros.types.find("diagnostic_msgs/msg/DiagnosticArray")
         self._diagnostics = self.create_publisher(kind, "/diagnostics", reliable(10))
         # By the machine's clock: with simulated time that stands still, a user needs to hear of it all the more.
         self._diagnostics_timer = self.create_timer(
@@ -185,37 +176,13 @@ class ProgeoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not there whe
 
     def _tick(self) -> None:
         try:
-            self._publish_diagnostics()
+            operation = self._operation
+            self._diagnostics.publish(self._idle_diagnostics() if operation is None else operation.tick())
         except Exception as error:  # out of a callback it would end the node
-            self._report("diagnostics", f"diagnostics failed: {error!r}", error)
+            self._complaints.log_failure("diagnostics", error)
 
-    def _publish_diagnostics(self) -> None:
-        now_ns = self.get_clock().now().nanoseconds
-        operation = self._operation
-        if operation is None:
-            message = diagnostics_message(self._types, self._idle_health, now_ns, self.get_name())
-        else:
-            operation.tick(now_ns)
-            self._check_clock(operation, now_ns)
-            with operation.health_lock:
-                message = diagnostics_message(self._types, operation.health, now_ns, self.get_name())
-        self._diagnostics.publish(message)
-
-    def _check_clock(self, operation: Operation, now_ns: int) -> None:
-        with operation.health_lock:
-            if now_ns == 0:
-                operation.health.warnings["clock"] = "use_sim_time is set, but /clock brings no time"
-            else:
-                operation.health.warnings.pop("clock", None)
-
-    def _report(self, kind: str, sentence: str, error: Exception | None) -> None:
-        due = self._complaints.due(kind, sentence)
-        if due is None:
-            return
-        if error is None:
-            self.get_logger().warning(due)
-        else:
-            self.get_logger().error(f"{due}\n{''.join(traceback.format_exception(error))}")
+    def _idle_diagnostics(self) -> Any:  # noqa: ANN401
+        return diagnostics_message(self._ros.types, self._idle_health, self._ros.now_ns(), self._ros.name)
 
     def destroy_node(self) -> None:
         """Close everything, then the node."""

@@ -8,7 +8,7 @@ from typing import Any
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 
-from progeo_ros.ros2.operation import Operation
+from progeo_ros.operation import Operation
 from progeo_ros.ros2.types import RclpyTypes
 from progeo_ros.service_answers import Service, answer, services
 

@@ -9,33 +9,25 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import rospy
-
-from progeo_ros.adapters import Action, Adapter, Call, Publish, Subscription
+from progeo_ros.adapters import Action, Adapter, Call, Publish
 from progeo_ros.events import Outcome
-from progeo_ros.ros1.topics import open_topic
-from progeo_ros.ros1.types import GenpyTypes
+from progeo_ros.middleware import Middleware, OnError, Topic
 
 DEPTH = 10
 SETTLE_S = 1.0
 """How long a new topic keeps its messages: subscribers have to find it first."""
-SERVICE_WAIT_S = 2.0
-"""How long an adapter's service may take to be there. How long its answer takes, rospy does not limit."""
-
-OnError = Callable[[str, Exception], None]
-"""Told who failed, and how."""
 
 
 @dataclass(slots=True)
 class _Outlet:
     """A topic, and the messages that wait until subscribers have found it."""
 
-    topic: Any
+    topic: Topic
     made_s: float
     waiting: list[Any] = field(default_factory=list)
 
     def flush(self) -> None:
-        if self.topic.get_num_connections() > 0 or time.monotonic() - self.made_s >= SETTLE_S:
+        if time.monotonic() - self.made_s >= SETTLE_S:
             waiting, self.waiting = self.waiting, []
             for message in waiting:
                 self.topic.publish(message)
@@ -46,17 +38,20 @@ class AdapterWiring:
 
     Args:
         adapters: The consumers that are served.
-        types: Of their messages.
+        ros: Where they are served.
         on_error: One adapter that fails does not keep the others from working.
     """
 
-    def __init__(self, adapters: Sequence[Adapter], types: GenpyTypes, on_error: OnError) -> None:
-        self._adapters = adapters
-        self._types = types
-        self._on_error = on_error
+    def __init__(self, adapters: Sequence[Adapter], ros: Middleware, on_error: OnError) -> None:
+        self._adapters, self._ros, self._on_error = adapters, ros, on_error
         self._lock = threading.RLock()
+        self._is_closed = False
         self._outlets: dict[str, _Outlet] = {}
-        self._subscribers = [self._subscribe(adapter, item) for adapter in adapters for item in adapter.subscriptions()]
+        self._unsubscribe = [
+            ros.subscribe(wanted, partial(self._perform, adapter.name, wanted.callback))
+            for adapter in adapters
+            for wanted in adapter.subscriptions()
+        ]
 
     def on_outcome(self, outcome: Outcome) -> None:
         """An image was processed."""
@@ -64,7 +59,7 @@ class AdapterWiring:
             self._perform(adapter.name, adapter.on_outcome, outcome)
 
     def on_tick(self, now_ns: int) -> None:
-        """About once a second, with the time of ROS."""
+        """About once a second, with the time of the node's clock."""
         with self._lock:
             for outlet in self._outlets.values():
                 outlet.flush()
@@ -77,19 +72,21 @@ class AdapterWiring:
             return {adapter.name: dict(adapter.counters()) for adapter in self._adapters}
 
     def close(self) -> None:
-        """Let the adapters finish their files."""
-        for subscriber in self._subscribers:
-            subscriber.unregister()
+        """Let the adapters finish their files, and take away what they used."""
+        for unsubscribe in self._unsubscribe:
+            unsubscribe()
         with self._lock:
             for adapter in self._adapters:
                 self._perform(adapter.name, _closing(adapter))
-
-    def _subscribe(self, adapter: Adapter, item: Subscription) -> Any:  # noqa: ANN401
-        receive = partial(self._perform, adapter.name, item.callback)
-        return rospy.Subscriber(item.topic, self._types.message_class(item.msgtype), receive, queue_size=DEPTH)
+            self._is_closed = True
+            for outlet in self._outlets.values():
+                outlet.topic.close()
+            self._outlets = {}
 
     def _perform(self, name: str, ask: Callable[..., Iterable[Action]], *arguments: Any) -> None:  # noqa: ANN401
         with self._lock:
+            if self._is_closed:  # the answer to a call may come late
+                return
             try:
                 for action in ask(*arguments):
                     if isinstance(action, Publish):
@@ -101,19 +98,20 @@ class AdapterWiring:
 
     def _publish(self, action: Publish) -> None:
         if action.topic not in self._outlets:
-            topic = open_topic(action.topic, self._types.message_class(action.msgtype), DEPTH, action.latched)
+            topic = self._ros.advertise(action.topic, action.msgtype, DEPTH, action.latched)
             self._outlets[action.topic] = _Outlet(topic, time.monotonic())
         outlet = self._outlets[action.topic]
         outlet.waiting.append(action.message)
         outlet.flush()
 
     def _call(self, name: str, call: Call) -> None:
-        """In a thread of its own: a call of rospy blocks."""
+        """In a thread of its own: a call blocks, and none must keep images or other adapters waiting."""
+        reply = None
         try:
-            rospy.wait_for_service(call.service, SERVICE_WAIT_S)
-            reply = rospy.ServiceProxy(call.service, self._types.message_class(call.srvtype))(call.request)
-        except (rospy.ROSException, rospy.ServiceException):
-            reply = None
+            reply = self._ros.call(call)
+        except Exception as error:
+            if not self._is_closed:  # closing takes services away, and nobody waits for the answer then
+                self._on_error(f"adapter {name}", error)
         self._perform(name, call.on_reply, reply)
 
 
