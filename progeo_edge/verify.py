@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,6 @@ from progeo_edge.encoders.onnx import OnnxEncoder
 from progeo_edge.encoders.tensorrt import TensorRTEncoder
 from progeo_edge.errors import ModelError
 from progeo_edge.graph_file import check_file
-from progeo_edge.types import Image
 
 FIGURES: dict[str, str] = {
     "min_cosine": "smallest cosine between a descriptor and the stored one",
@@ -119,13 +118,6 @@ class Verdict:
         }
 
 
-@runtime_checkable
-class _GivesRawDescriptors(Protocol):
-    """An encoder that also tells what the graph gives before it is checked and scaled."""
-
-    def raw_descriptors(self, images: Sequence[Image]) -> NDArray[np.float32]: ...
-
-
 def verify_bundle(path: str | Path, *, backend: Backend = "auto", precision: Precision | None = None) -> Verdict:
     """Compare every file of a bundle with its hash, then what a backend of this device gives with what is stored.
 
@@ -203,23 +195,14 @@ def _check_files(folder: Path, manifest: Manifest) -> list[str]:
 def _run(folder: Path, manifest: Manifest, golden: Golden, encoder: OnnxEncoder | TensorRTEncoder) -> Verdict:
     precision = encoder.precision
     assert precision is not None, "only a foreign model has none"
-    try:
-        figures = _judge(_measure(golden, encoder, precision), manifest, precision)
-        problems = tuple(_sentence(figure) for figure in figures if not figure.ok)
-    except DescriptorError as error:
-        figures, problems = (), (str(error),)
+    figures = _judge(_measure(golden, encoder, precision), manifest, precision)
+    problems = tuple(_sentence(figure) for figure in figures if not figure.ok)
     return _verdict(folder, manifest, golden, active_backend(encoder), precision, figures, problems)
 
 
 def _measure(golden: Golden, encoder: OnnxEncoder | TensorRTEncoder, precision: Precision) -> dict[str, float]:
-    images = list(golden.images)
-    if isinstance(encoder, _GivesRawDescriptors):
-        found = encoder.raw_descriptors(images)
-        figures = measure_golden(golden.descriptors, found)
-    else:
-        found = encoder.encode(images)
-        figures = measure_golden(golden.descriptors, found)
-        del figures["max_norm_error"]  # the encoder has scaled the rows
+    found = encoder.raw_descriptors(list(golden.images))
+    figures = measure_golden(golden.descriptors, found)
     stored = _cosines(golden.descriptors)
     distance = 1.0 - float(stored[~np.eye(len(stored), dtype=bool)].mean())
     with np.errstate(invalid="ignore"):

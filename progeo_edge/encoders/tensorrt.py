@@ -7,7 +7,7 @@ import logging
 import threading
 import traceback
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -115,6 +115,15 @@ class TensorRTEncoder:
             InputError: an image of another shape or type.
             ModelError: TensorRT or CUDA fails, or a descriptor is NaN or zero; the encoder was closed.
         """
+        return self._encode(images, lambda output: unit_rows(output, self._path))
+
+    def raw_descriptors(self, images: Sequence[Image]) -> NDArray[np.float32]:
+        """As `encode`, but what the engine gives as it is: neither checked nor scaled, so it may hold NaN."""
+        return self._encode(images, lambda output: output)
+
+    def _encode(
+        self, images: Sequence[Image], finish: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+    ) -> NDArray[np.float32]:
         rows = np.empty((len(images), self._spec.dimension), dtype=np.float32)
         for start in range(0, len(images), self._max_batch):
             chunk = images[start : start + self._max_batch]
@@ -123,7 +132,7 @@ class TensorRTEncoder:
                 if not self._session.is_open:
                     raise ModelError(f"encoder of {self._path} was closed; open it again with load_encoder")
                 output = self._session.run(batch)
-            rows[start : start + len(chunk)] = unit_rows(output, self._path)
+            rows[start : start + len(chunk)] = finish(output)
         return rows
 
     def close(self) -> None:
