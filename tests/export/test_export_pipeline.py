@@ -13,6 +13,7 @@ from progeo_edge.bundle import MANIFEST_NAME, read_manifest
 from progeo_edge.encoders import load_encoder
 from progeo_edge.errors import ConfigError, ModelError
 from progeo_export import graph_module, pipeline
+from progeo_export.checkpoint_input import open_model
 from progeo_export.errors import ExportError
 from progeo_export.gates import LIMITS, tolerances
 from progeo_export.half.half_typing import to_half
@@ -21,7 +22,7 @@ from progeo_export.onnx_export import Opset
 from progeo_export.pipeline import ExportOptions, export_bundle
 from progeo_train.checkpoint_file import CheckpointRecord, model_tensors, write_checkpoint
 from tests.export.probe_samples import small_probe
-from tests.train.tiny_models import SIZE_PX, tiny_encoder
+from tests.train.tiny_models import SIZE_PX, tiny_config, tiny_encoder
 
 torch.set_num_threads(1)
 
@@ -303,6 +304,12 @@ def test_int8_of_attention_needs_force(tmp_path):
     with pytest.raises(ExportError, match="--force"):
         export_bundle(str(checkpoint), tmp_path / "bundle", small_probe(), options)
     assert nothing_left(tmp_path)
+
+
+def test_what_is_wrong_with_a_stock_model_stays_in_its_bundle(tmp_path, caplog):
+    source = open_model(tiny_config("resnet").backbone)
+    manifest = export_bundle(source, tmp_path / "bundle", small_probe(), ExportOptions(opset=FAST, max_batch=1))
+    assert source.warning in caplog.text and source.warning in manifest.notes
 
 
 def test_existing_bundle_needs_force(made):
