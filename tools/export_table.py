@@ -1,12 +1,14 @@
 """Do exports hold? Parity, loss, recall, size and times of FP32, FP16 and INT8 graphs of several models, as a table.
 
     python -m tools.export_table OUT [--calibration ../shared/data/train] [--calibration-images 500]
-        [--audit-images 64] [--places 128] [--opset 18] [--model RN50 --model ViT-B-32 ...]
+        [--audit-images 64] [--places 128] [--images DIR] [--opset 18] [--model RN50 --model ViT-B-32 ...]
 
 Models are sources of `progeo-export`; an open_clip name alone has random weights (as re-initialised by
 `progeo_export.checkpoint_input`), which proves the tools and says nothing about trained weights. Every graph must pass
 the gates of `progeo-export`: one that is refused is a row that says so with its figures. Attention is quantised as with
---force. The bundles of what passed lie in OUT/MODEL, the table in OUT/export_table.md and .json.
+--force. The graphs are judged on rendered streets, or on the photographs of --images, which is fairer to INT8 where the
+calibration images are photographs. The bundles of what passed lie in OUT/MODEL, the table in OUT/export_table.md and
+.json.
 
 Each model has a process of its own. One that fails is a row that says why, and the others go on. What an earlier call
 with the same settings has finished is kept.
@@ -47,7 +49,7 @@ HEADER = (
     "recall@1 (torch)",
     "MB",
     "export, s",
-    "ONNX Runtime, ms",
+    "ONNX Runtime, CPU ms",
     "verdict",
 )
 
@@ -63,6 +65,7 @@ class Settings:
         calibration_images: Taken from it, spread evenly.
         audit_images: So many of these are used for FP16's range audit; without a folder it sees the rendered images.
         places: Rendered places to judge by; each is seen twice.
+        images: Folder to judge by in their place, see `probe_images.read_places`; None renders.
         opset: 18 or 17.
     """
 
@@ -70,6 +73,7 @@ class Settings:
     calibration_images: int
     audit_images: int
     places: int
+    images: str | None
     opset: int
 
 
@@ -85,7 +89,7 @@ class Row:
         opset: Of the graph.
         size_mb: Of its file; None when there is none.
         export_s: From the step's begin to its end, comparison included; FP32 includes opening the model.
-        run_ms: Median of ONNX Runtime on the CPU for one image; None when it was not run.
+        run_ms: CPU time of ONNX Runtime for one image on one thread, median; None when it was not run.
     """
 
     model: str
@@ -101,9 +105,13 @@ class Row:
 def main() -> None:
     """Export what is missing, then print the table."""
     arguments = _parse_arguments()
-    calibration = None if arguments.calibration is None else str(arguments.calibration)
     settings = Settings(
-        calibration, arguments.calibration_images, arguments.audit_images, arguments.places, arguments.opset
+        calibration=_text(arguments.calibration),
+        calibration_images=arguments.calibration_images,
+        audit_images=arguments.audit_images,
+        places=arguments.places,
+        images=_text(arguments.images),
+        opset=arguments.opset,
     )
     arguments.out.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
@@ -111,6 +119,10 @@ def main() -> None:
         rows += _rows_of(model, arguments.out, settings)
         write_table(rows, settings, arguments.out)
     print(table(rows))
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def _parse_arguments() -> argparse.Namespace:
@@ -121,6 +133,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--audit-images", type=int, default=64, help="for FP16's range audit")
     parser.add_argument("--model", action="append", help=f"repeat for several; default: {', '.join(MODELS)}")
     parser.add_argument("--places", type=int, default=128)
+    parser.add_argument("--images", type=Path, help="folder to judge by; default: rendered places")
     parser.add_argument("--opset", type=int, choices=(17, 18), default=18)
     return parser.parse_args()
 
@@ -158,12 +171,12 @@ def export_rows(model: str, bundle: Path, settings: Settings) -> list[Row]:
     from progeo_export.checkpoint_input import open_model
     from progeo_export.graph_module import DescriptorGraph
     from progeo_export.onnx_export import Opset
-    from progeo_export.probe_images import read_images, rendered_places
+    from progeo_export.probe_images import read_images, read_places, rendered_places
 
     start_s = time.monotonic()
     _say(model, "opening, and describing the probe images in torch")
     opened = open_model(model)
-    probe = rendered_places(settings.places)
+    probe = rendered_places(settings.places) if settings.images is None else read_places(Path(settings.images))
 
     plain = pipeline.ExportOptions(opset=cast(Opset, settings.opset), force=True)
 
@@ -221,18 +234,19 @@ def _row(
 
 
 def median_ms(graph: Path, image: NDArray[np.generic]) -> float:
-    """Milliseconds of ONNX Runtime on the CPU for one input, without the first runs."""
+    """Milliseconds of CPU time for one input in one thread, which other work on the machine changes little."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     times_ms = []
     for _ in range(3 + TIMED_RUNS):
-        start_s = time.perf_counter()
+        start_s = time.process_time()
         session.run(None, {name: image})
-        times_ms.append(1e3 * (time.perf_counter() - start_s))
+        times_ms.append(1e3 * (time.process_time() - start_s))
     return float(np.median(times_ms[3:]))
 
 
@@ -254,7 +268,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     loss = recall = ""
     if figures:
         mean, worst = (100 * figures[f"interplace_loss_{name}"] for name in ("mean", "max"))
-        loss = f"{mean:.3g} % ({worst:.3g} %)"
+        loss = f"{mean:.3f} % ({worst:.3f} %)"
         recall = f"{100 * figures['recall_at_1']:.1f} % ({100 * figures['recall_at_1_fp32']:.1f} %)"
     return (
         row.model,

@@ -73,7 +73,7 @@ def test_a_refusal_is_a_row_with_its_figures(table, monkeypatch, tmp_path):
     rows, lines = table("--model", MODEL, "--calibration", tmp_path / "images")
     assert [row["verdict"] for row in rows[:2]] == ["passed", "passed"]
     assert "the INT8 graph is refused: interplace_loss_mean" in rows[2]["verdict"]
-    assert "is 0.4, the limit is at most 0.15" in lines[4] and "40 % (90 %)" in lines[4]
+    assert "is 0.4, the limit is at most 0.15" in lines[4] and "40.000 % (90.000 %)" in lines[4]
     assert rows[2]["figures"] == figures and rows[2]["size_mb"] == rows[0]["size_mb"] and rows[2]["run_ms"] > 0
     bundle = next(path for path in (tmp_path / "out").iterdir() if path.is_dir())
     assert set(read_manifest(bundle).graphs) == {"fp32", "fp16"}
