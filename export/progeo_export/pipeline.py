@@ -74,6 +74,7 @@ class Work:
         source: The model.
         graph: Its module.
         probe: Images that it is judged on.
+        shown: N images as torch is shown them.
         inputs: (N, ...) the probe images as the graph takes them.
         reference: (N, D) what torch computes for them.
         folder: For graphs under way.
@@ -86,6 +87,7 @@ class Work:
     source: SourceModel
     graph: DescriptorGraph
     probe: ProbeImages
+    shown: Sequence[Image]
     inputs: NDArray[Any]
     reference: NDArray[np.float32]
     folder: Path
@@ -153,16 +155,16 @@ def prepare(model: SourceModel, graph: DescriptorGraph, probe: ProbeImages, fold
     """
     inputs = to_model_input(probe.images, graph.preprocess)
     # A fused resize sees the camera's frames; torch is shown the same ones.
-    seen: Sequence[Image] = probe.images if graph.input_kind == "float" else list(inputs)
+    shown: Sequence[Image] = probe.images if graph.input_kind == "float" else list(inputs)
     with np.errstate(invalid="ignore"):  # of a zero descriptor, refused below
-        reference = reference_descriptors(model.encoder, seen).astype(np.float32)
+        reference = reference_descriptors(model.encoder, shown).astype(np.float32)
     if not np.isfinite(reference).all():
         raise ExportError(
             f"{model.name} is refused: torch itself gives descriptors that are zero or not finite for the probe "
             "images; check that the checkpoint is a trained one"
         )
     notes = [] if model.warning is None else [model.warning]
-    return Work(model, graph, probe, inputs, reference, folder, notes=notes)
+    return Work(model, graph, probe, shown, inputs, reference, folder, notes=notes)
 
 
 def add_fp32(work: Work, options: ExportOptions) -> None:
@@ -175,7 +177,7 @@ def add_fp32(work: Work, options: ExportOptions) -> None:
     path = work.draft("fp32")
     export_graph(work.graph, work.graph.example(), path, options.opset)
     noise = np.random.default_rng(0).integers(0, 256, (NUM_RANDOM, *work.graph.input_size_px, 3), dtype=np.uint8)
-    some = [*work.probe.images[: 2 * NUM_RANDOM], *noise]
+    some = [*work.shown[: 2 * NUM_RANDOM], *noise]
     parity = fp32_parity(path, work.graph, some, sorted({1, 2, options.max_batch}))
     figures = _measure(work, _run(path, work.inputs))
     figures["min_cosine"] = min(figures["min_cosine"], parity["min_cosine"])

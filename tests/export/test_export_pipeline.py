@@ -156,6 +156,14 @@ def test_resize_in_the_graph(tmp_path):
     assert lowest_cosine(describe(tmp_path / "bundle", frames, precision="fp16"), expected) > 0.9999
 
 
+def test_resize_in_the_graph_of_a_camera_that_the_probe_does_not_have(tmp_path):
+    """The probe images become frames of that camera first, for torch as for the graph."""
+    checkpoint = write(tiny_encoder("resnet"), tmp_path / "best.safetensors")
+    options = ExportOptions(opset=FAST, fuse_resize_px=(300, 90), max_batch=1)
+    manifest = export_bundle(str(checkpoint), tmp_path / "bundle", small_probe(), options)
+    assert (manifest.preprocess.height_px, manifest.preprocess.width_px) == (300, 90)
+
+
 def linear(encoder):
     layer = encoder.head.get_submodule("linear")
     assert isinstance(layer, nn.Linear)
