@@ -41,6 +41,7 @@ _log = logging.getLogger(__name__)
 
 RELEASED_SUFFIXES = (".pth", ".pt")
 ARCHITECTURE_SUFFIX = ".json"
+_LAYER_SCALE = "layer_scale"
 _POSITIONS = "trunk.positional_embedding"
 _DEFAULT_SIDE_PX = 224
 
@@ -150,6 +151,7 @@ def _open_stock(source: str, size_px: Size | None) -> SourceModel:
         torch.manual_seed(0)
         if config.pretrained is None:
             encoder = build_encoder_from_spec(encoder_spec(config))
+            _wake_layer_scales(encoder)
             _settle_batch_norms(encoder)
         else:
             encoder = build_encoder(build_clip(config, config.image_size_px), config)
@@ -193,6 +195,17 @@ def _warning(source: str, encoder: PlaceEncoder, *, is_random: bool) -> str:
             "attention pool of CLIP's ResNets is no part of the encoder: expect poor recall"
         )
     return f"{source} is stock CLIP, NOT trained for places: expect poor recall"
+
+
+def _wake_layer_scales(encoder: PlaceEncoder) -> None:
+    """Give the layer scales of timm's towers, which start at 1e-5, the size that they grow to.
+
+    With a fresh one no block adds anything to its input, and a comparison of precisions would see the stem alone.
+    """
+    with torch.no_grad():
+        for name, values in encoder.named_parameters():
+            if _LAYER_SCALE in name:
+                values.uniform_(0.1, 1.0)
 
 
 def _settle_batch_norms(encoder: PlaceEncoder) -> None:

@@ -106,6 +106,16 @@ def test_random_resnet_tells_images_apart():
             assert value.abs().min() > 0.1
 
 
+def test_random_blocks_of_mobileclip_take_part():
+    """Fresh ones do not: their layer scales are 1e-5."""
+    scales = [
+        values
+        for name, values in open_model("MobileCLIP2-S0", (64, 64)).encoder.named_parameters()
+        if "layer_scale" in name
+    ]
+    assert len(scales) > 20 and min(values.abs().mean() for values in scales) > 0.3
+
+
 def test_stock_weights_warn_and_bring_their_own_statistics(tmp_path, monkeypatch, caplog):
     from progeo_export import checkpoint_input
 
