@@ -77,7 +77,8 @@ def _recall(drop: float, remedy: str) -> Limit:
 _FP32_REMEDY = "the ONNX graph does not compute what the checkpoint does: try the other --opset (17 or 18)"
 _FP16_REMEDY = "half precision is not enough for this checkpoint: export without --fp16, or keep more nodes in FP32"
 _INT8_REMEDY = (
-    "calibrate with more images of the robot's own camera (at least 500, of many places), or export with --fp16 instead"
+    "calibrate with more images of the robot's own camera (at least 500, of many places) and judge on such (--images), "
+    "or export with --fp16 instead"
 )
 
 LIMITS: dict[Precision, tuple[Limit, ...]] = {
