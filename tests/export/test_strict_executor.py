@@ -169,25 +169,6 @@ def test_every_tensor_is_rounded_when_stored() -> None:
     assert result[0] == np.float16(3 + 2**-8) and {str(kind) for kind in seen.values()} == {"torch.float16"}
 
 
-def test_half_weights_serve_operators_that_compute_and_that_move() -> None:
-    """Of one weight, in two runs: moved it stays half, multiplied the product is rounded."""
-    nodes = [
-        helper.make_node("Transpose", ["w"], ["moved"]),
-        helper.make_node("Mul", ["w", "x"], ["product"]),
-        helper.make_node("Add", ["moved", "product"], ["y"]),
-    ]
-    half = (TensorProto.FLOAT16, [3, 3])
-    w, x = (_random(3, 3).astype(np.float16) for _ in range(2))
-    executor = StrictExecutor(model_of(nodes, {"x": half}, {"y": half}, {"w": w}))
-    product = (w.astype(np.float32) * x).astype(np.float16)
-    expected = (w.T.astype(np.float32) + product).astype(np.float16)
-    for _ in range(2):
-        kinds: list[str] = []
-        found = executor.run({"x": x}, lambda _, value: kinds.append(str(value.dtype)))["y"]  # noqa: B023 - called here
-        np.testing.assert_array_equal(found, expected)
-        assert kinds == ["torch.float16"] * 3
-
-
 def test_half_values_below_its_range_vanish() -> None:
     half = (TensorProto.FLOAT16, [1])
     model = model_of([helper.make_node("Mul", ["x", "x"], ["y"])], {"x": half}, {"y": half})

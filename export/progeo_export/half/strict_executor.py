@@ -32,9 +32,6 @@ OLDEST_OPSET = 13
 _MIXED_FLOATS = frozenset({"BatchNormalization", "Pow", "QuantizeLinear", "Cast", "Shape"})
 """Operators whose floating inputs may differ in type."""
 
-_EXACT = (frozenset(MOVING) - {"Range"}) | {"Abs", "MaxPool", "Neg", "Relu"}
-"""Operators that give back values they were given, or their opposites: half ones need no float32 in between."""
-
 
 class StrictExecutor:
     """Runs one graph with torch on the CPU, in the precision that each tensor is declared in.
@@ -55,8 +52,6 @@ class StrictExecutor:
         _refuse_unknown(graph)
         self._nodes = list(graph.node)
         self._weights = {weight.name: to_tensor(numpy_helper.to_array(weight)) for weight in graph.initializer}
-        # Half weights are raised once and not in every run.
-        self._raised = {name: weight.float() for name, weight in self._weights.items() if weight.dtype in NARROW}
         self._inputs = [value.name for value in graph.input if value.name not in self._weights]
         self._outputs = [value.name for value in graph.output]
         self._uses = Counter(name for node in graph.node for name in node.input)
@@ -93,25 +88,16 @@ class StrictExecutor:
     def _compute(self, node: onnx.NodeProto, values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         stored = [values[name] if name else None for name in node.input]
         declared = _float_type(node, stored)
-        is_exact = node.op_type in _EXACT
-        call = Call(node, stored if is_exact else self._raise(node, stored), declared, self._opset)
+        raised = [value.float() if value is not None and value.dtype in NARROW else value for value in stored]
+        call = Call(node, raised, declared, self._opset)
         try:
             result = OPERATORS[node.op_type](call)
         except (RuntimeError, IndexError, ValueError, TypeError) as error:
             raise call.refusal(f"cannot be computed: {error}") from error
         results = result if isinstance(result, tuple) else (result,)
-        if node.op_type == "Cast" or is_exact or declared not in NARROW:
+        if node.op_type == "Cast" or declared not in NARROW:
             return results
         return tuple(each.to(declared) if each.is_floating_point() else each for each in results)
-
-    def _raise(self, node: onnx.NodeProto, stored: list[Tensor | None]) -> list[Tensor | None]:
-        """The inputs of a node, half ones as float32."""
-        return [
-            value.float()
-            if value is not None and value.dtype in NARROW and name not in self._raised
-            else self._raised.get(name, value)
-            for name, value in zip(node.input, stored, strict=True)
-        ]
 
 
 def _opset(model: onnx.ModelProto) -> int:
