@@ -192,11 +192,8 @@ def _check_files(folder: Path, manifest: Manifest) -> list[str]:
 def _run(folder: Path, manifest: Manifest, golden: Golden, encoder: OnnxEncoder | TensorRTEncoder) -> Verdict:
     precision = encoder.precision
     assert precision is not None, "only a foreign model has none"
-    try:
-        figures = _judge(_measure(golden, encoder, precision), manifest, precision)
-        problems = tuple(_sentence(figure) for figure in figures if not figure.ok)
-    except DescriptorError as error:
-        figures, problems = (), (str(error),)
+    figures = _judge(_measure(golden, encoder, precision), manifest, precision)
+    problems = tuple(_sentence(figure) for figure in figures if not figure.ok)
     return _verdict(folder, manifest, golden, active_backend(encoder), precision, figures, problems)
 
 

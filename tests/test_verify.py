@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 from progeo_edge.bundle import MANIFEST_NAME, Precision, Preprocess
+from progeo_edge.encoders.engine_session import EngineSession
 from progeo_edge.encoders.onnx import OnnxEncoder
 from progeo_edge.encoders.tensorrt import TensorRTEncoder
 from progeo_edge.errors import ModelError
@@ -287,15 +288,24 @@ def test_an_engine_that_gives_nan_only_when_it_is_run_again(
     machine: Machine, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ):
     open_and_close(bundle)
-    from progeo_edge.encoders.descriptor_rows import unit_rows
 
     def broken(encoder: TensorRTEncoder, images: Any) -> Any:
-        return unit_rows(np.full((len(images), 32), np.nan, np.float32), bundle)
+        return np.full((len(images), 32), np.nan, np.float32)
 
-    monkeypatch.setattr(TensorRTEncoder, "encode", broken)
-    monkeypatch.setattr(TensorRTEncoder, "raw_descriptors", broken, raising=False)
+    monkeypatch.setattr(TensorRTEncoder, "raw_descriptors", broken)
     verdict = verify_bundle(bundle)
-    assert verdict.problems[0].startswith(f"model {bundle} gave a descriptor of norm nan")
+    assert values(verdict)["nan_count"] == 32 * len(golden_of(bundle)[0])
+    assert failed(verdict) >= {"nan_count", "max_norm_error"}
+
+
+def test_norms_of_an_engine_are_measured_before_they_are_scaled(
+    machine: Machine, bundle: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = EngineSession.run
+    monkeypatch.setattr(EngineSession, "run", lambda session, batch: 1.5 * run(session, batch))
+    verdict = verify_bundle(bundle, backend="tensorrt")
+    assert failed(verdict) == {"max_norm_error"}
+    assert values(verdict)["max_norm_error"] == pytest.approx(0.5, abs=1e-5)
 
 
 def write_plain(folder: Path) -> Path:

@@ -41,6 +41,7 @@ _log = logging.getLogger(__name__)
 
 RELEASED_SUFFIXES = (".pth", ".pt")
 ARCHITECTURE_SUFFIX = ".json"
+_LAYER_SCALE = "layer_scale"
 _POSITIONS = "trunk.positional_embedding"
 _DEFAULT_SIDE_PX = 224
 
@@ -55,7 +56,7 @@ class SourceModel:
         architecture: Backbone and head, "RN50-GeM" or "ViT-B-16".
         checkpoint_sha256: Of the file; of the weights when there is no one file.
         spec: The encoder's own.
-        trained_for_places: False for stock and random weights.
+        warning: What a user must know of it: that stock and random weights are not trained for places. None for others.
     """
 
     encoder: PlaceEncoder
@@ -63,7 +64,7 @@ class SourceModel:
     architecture: str
     checkpoint_sha256: str
     spec: EncoderSpec
-    trained_for_places: bool
+    warning: str | None
 
 
 def open_model(source: str, size_px: Size | None = None) -> SourceModel:
@@ -105,7 +106,7 @@ def _open_checkpoint(path: Path, size_px: Size | None, origin: Path | None = Non
         architecture=_architecture(encoder),
         checkpoint_sha256=file_sha256(named_by),
         spec=encoder.spec,
-        trained_for_places=True,
+        warning=None,
     )
 
 
@@ -150,20 +151,21 @@ def _open_stock(source: str, size_px: Size | None) -> SourceModel:
         torch.manual_seed(0)
         if config.pretrained is None:
             encoder = build_encoder_from_spec(encoder_spec(config))
-            _warn(source, "has RANDOM weights: it proves the tools and describes nothing")
+            _wake_layer_scales(encoder)
             _settle_batch_norms(encoder)
         else:
             encoder = build_encoder(build_clip(config, config.image_size_px), config)
-            _warn(source, "is stock CLIP, NOT trained for places: expect poor recall")
         _centre_random_head(encoder)
     encoder.eval()
+    warning = _warning(source, encoder, is_random=config.pretrained is None)
+    _log.warning("%s. Export a checkpoint of progeo-train, or a published one, for a robot.", warning)
     return SourceModel(
         encoder=encoder,
         name=source.replace(":", " "),
         architecture=_architecture(encoder),
         checkpoint_sha256=_weights_sha256(encoder),
         spec=encoder.spec,
-        trained_for_places=False,
+        warning=warning,
     )
 
 
@@ -184,8 +186,26 @@ def _statistics(backbone: str, pretrained: str | None) -> tuple[PerChannel, PerC
     return mean, std
 
 
-def _warn(source: str, problem: str) -> None:
-    _log.warning("%s %s. Export a checkpoint of progeo-train, or a published one, for a robot.", source, problem)
+def _warning(source: str, encoder: PlaceEncoder, *, is_random: bool) -> str:
+    if is_random:
+        return f"{source} has RANDOM weights: it proves the tools and describes nothing"
+    if isinstance(encoder.head, MapHead):
+        return (
+            f"{source} is stock CLIP, NOT trained for places, and describes through a RANDOM projection, since the "
+            "attention pool of CLIP's ResNets is no part of the encoder: expect poor recall"
+        )
+    return f"{source} is stock CLIP, NOT trained for places: expect poor recall"
+
+
+def _wake_layer_scales(encoder: PlaceEncoder) -> None:
+    """Give the layer scales of timm's towers, which start at 1e-5, the size that they grow to.
+
+    With a fresh one no block adds anything to its input, and a comparison of precisions would see the stem alone.
+    """
+    with torch.no_grad():
+        for name, values in encoder.named_parameters():
+            if _LAYER_SCALE in name:
+                values.uniform_(0.1, 1.0)
 
 
 def _settle_batch_norms(encoder: PlaceEncoder) -> None:

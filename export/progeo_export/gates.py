@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from progeo_edge.bundle import Precision
 from progeo_edge.parity import InterplaceLoss, cosines, interplace_loss, recall_at_1
-from progeo_export.errors import ExportError
+from progeo_export.errors import ExportError, GateError
 
 __all__ = ["LIMITS", "InterplaceLoss", "Limit", "check", "interplace_loss", "measure", "recall_at_1", "tolerances"]
 
@@ -80,7 +80,8 @@ _FP16_REMEDY = (
     "the range audit keeps more nodes in FP32, or export without --fp16"
 )
 _INT8_REMEDY = (
-    "calibrate with more images of the robot's own camera (at least 500, of many places), or export with --fp16 instead"
+    "calibrate with more images of the robot's own camera (at least 500, of many places) and judge on such (--images), "
+    "or export with --fp16 instead"
 )
 
 LIMITS: dict[Precision, tuple[Limit, ...]] = {
@@ -147,7 +148,8 @@ def check(figures: Mapping[str, float], limits: Sequence[Limit], *, graph: str =
         graph: What is judged, named in the message ("the FP16 graph").
 
     Raises:
-        ExportError: a limit is broken, or its figure is missing or NaN; it names figure, value, limit and remedy.
+        ExportError: a figure is missing.
+        GateError: a limit is broken, or its figure is NaN; it names figure, value, limit and remedy.
     """
     for limit in limits:
         if limit.figure not in figures:
@@ -157,9 +159,10 @@ def check(figures: Mapping[str, float], limits: Sequence[Limit], *, graph: str =
         value = figures[limit.figure]
         if not limit.allows(value):
             why = " (a descriptor is NaN, infinite or zero)" if np.isnan(value) else ""
-            raise ExportError(
+            raise GateError(
                 f"{graph} is refused: {limit.figure} ({limit.meaning}) is {value:.7g}{why}, the limit is "
-                f"{limit.side} {limit.bound:.7g}; {limit.remedy}"
+                f"{limit.side} {limit.bound:.7g}; {limit.remedy}",
+                figures,
             )
 
 

@@ -67,13 +67,14 @@ class ExportOptions:
 
 
 @dataclass(slots=True)
-class _Work:
-    """What the steps share.
+class Work:
+    """An export under way: what its steps share.
 
     Attributes:
         source: The model.
         graph: Its module.
         probe: Images that it is judged on.
+        shown: N images as torch is shown them.
         inputs: (N, ...) the probe images as the graph takes them.
         reference: (N, D) what torch computes for them.
         folder: For graphs under way.
@@ -86,6 +87,7 @@ class _Work:
     source: SourceModel
     graph: DescriptorGraph
     probe: ProbeImages
+    shown: Sequence[Image]
     inputs: NDArray[Any]
     reference: NDArray[np.float32]
     folder: Path
@@ -94,9 +96,13 @@ class _Work:
     islands: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
 
+    def draft(self, precision: Precision) -> Path:
+        """Where the graph of a precision is written; it stays there when a gate refuses it."""
+        return self.folder / f"{precision}.onnx"
+
 
 def export_bundle(
-    source: str,
+    source: SourceModel | str,
     out: Path,
     probe: ProbeImages,
     options: ExportOptions,
@@ -105,7 +111,7 @@ def export_bundle(
     """Export a model; the bundle appears only when every gate has been passed.
 
     Args:
-        source: See `open_model`.
+        source: An open model, or what `open_model` takes; `options.size_px` holds for the latter.
         out: Folder of the bundle.
         probe: Images that the graphs are judged on.
         options: What to make.
@@ -116,43 +122,62 @@ def export_bundle(
         ModelError: the source cannot be opened.
     """
     refuse_existing(out, force=options.force)
-    progress("opening the model")
-    model = open_model(source, options.size_px)
-    graph = DescriptorGraph(model.encoder, input_kind=options.input_kind, fuse_resize_px=options.fuse_resize_px)
+    if isinstance(source, str):
+        progress("opening the model")
+        source = open_model(source, options.size_px)
+    graph = DescriptorGraph(source.encoder, input_kind=options.input_kind, fuse_resize_px=options.fuse_resize_px)
     with tempfile.TemporaryDirectory(prefix="progeo-export-") as folder:
         progress("describing the probe images in torch")
-        work = _prepare(model, graph, probe, Path(folder))
+        work = prepare(source, graph, probe, Path(folder))
         progress("writing and comparing the FP32 graph")
-        _export_fp32(work, options)
+        add_fp32(work, options)
         if options.fp16:
             progress("typing the FP16 graph and computing it strictly")
-            _export_fp16(work, options)
+            add_fp16(work, options)
         if options.int8:
             progress("quantising and comparing the INT8 graph")
-            _export_int8(work, options)
+            add_int8(work, options)
         progress("writing the bundle")
-        return _write(work, out, options)
+        return write(work, out, options)
 
 
-def _prepare(model: SourceModel, graph: DescriptorGraph, probe: ProbeImages, folder: Path) -> _Work:
+def prepare(model: SourceModel, graph: DescriptorGraph, probe: ProbeImages, folder: Path) -> Work:
+    """Describe the probe images in torch: what every graph is compared with.
+
+    Args:
+        model: To export.
+        graph: Its module.
+        probe: Images to judge by.
+        folder: Exists, and holds the graphs under way.
+
+    Raises:
+        ExportError: torch itself gives descriptors that are zero or not finite.
+    """
     inputs = to_model_input(probe.images, graph.preprocess)
     # A fused resize sees the camera's frames; torch is shown the same ones.
-    seen: Sequence[Image] = probe.images if graph.input_kind == "float" else list(inputs)
+    shown: Sequence[Image] = probe.images if graph.input_kind == "float" else list(inputs)
     with np.errstate(invalid="ignore"):  # of a zero descriptor, refused below
-        reference = reference_descriptors(model.encoder, seen).astype(np.float32)
+        reference = reference_descriptors(model.encoder, shown).astype(np.float32)
     if not np.isfinite(reference).all():
         raise ExportError(
             f"{model.name} is refused: torch itself gives descriptors that are zero or not finite for the probe "
             "images; check that the checkpoint is a trained one"
         )
-    return _Work(model, graph, probe, inputs, reference, folder)
+    notes = [] if model.warning is None else [model.warning]
+    return Work(model, graph, probe, shown, inputs, reference, folder, notes=notes)
 
 
-def _export_fp32(work: _Work, options: ExportOptions) -> None:
-    path = work.folder / "fp32.onnx"
+def add_fp32(work: Work, options: ExportOptions) -> None:
+    """Write the FP32 graph, which the others are made of, and compare it with torch.
+
+    Raises:
+        ExportError: torch cannot export the model.
+        GateError: a gate was not passed.
+    """
+    path = work.draft("fp32")
     export_graph(work.graph, work.graph.example(), path, options.opset)
     noise = np.random.default_rng(0).integers(0, 256, (NUM_RANDOM, *work.graph.input_size_px, 3), dtype=np.uint8)
-    some = [*work.probe.images[: 2 * NUM_RANDOM], *noise]
+    some = [*work.shown[: 2 * NUM_RANDOM], *noise]
     parity = fp32_parity(path, work.graph, some, sorted({1, 2, options.max_batch}))
     figures = _measure(work, _run(path, work.inputs))
     figures["min_cosine"] = min(figures["min_cosine"], parity["min_cosine"])
@@ -161,11 +186,17 @@ def _export_fp32(work: _Work, options: ExportOptions) -> None:
     _keep(work, "fp32", path, figures | {"max_abs_difference": parity["max_abs_difference"]})
 
 
-def _export_fp16(work: _Work, options: ExportOptions) -> None:
+def add_fp16(work: Work, options: ExportOptions) -> None:
+    """Type the FP32 graph as half outside the islands, and compute it strictly.
+
+    Raises:
+        ExportError: an operator that the strict executor does not know, or ONNX Runtime fails on the graph.
+        GateError: a gate was not passed.
+    """
     model = onnx.load(work.paths["fp32"])
     islands = default_islands(model)
     shown = work.inputs if options.calibration is None else to_model_input(options.calibration, work.graph.preprocess)
-    audit = audit_ranges(model, ({INPUT_NAME: shown[row : row + 1]} for row in range(len(shown))))
+    audit = audit_ranges(model, ({INPUT_NAME: shown[first : first + BATCH]} for first in range(0, len(shown), BATCH)))
     islands, widenings = widen(model, islands, audit)
     for widening in widenings:
         work.notes.append(f"kept in FP32: {widening.operator} {widening.node} ({widening.reason})")
@@ -178,7 +209,7 @@ def _export_fp16(work: _Work, options: ExportOptions) -> None:
     ]
     figures = _measure(work, np.concatenate(rows))
     check(figures, LIMITS["fp16"], graph="the FP16 graph")
-    path = work.folder / "fp16.onnx"
+    path = work.draft("fp16")
     onnx.save(half, path)
     # ONNX Runtime computes it in FP32 and proves nothing about half, but it must load and run there.
     run_graph(path, [{INPUT_NAME: work.inputs[:1]}])
@@ -192,8 +223,14 @@ def _half_in_words(counts: Mapping[str, int], islands: Mapping[str, int]) -> str
     return f"FP16: {counts['half']} nodes in half, {counts['float']} in FP32 ({kept}), {counts['casts']} casts"
 
 
-def _export_int8(work: _Work, options: ExportOptions) -> None:
-    path = work.folder / "int8.onnx"
+def add_int8(work: Work, options: ExportOptions) -> None:
+    """Quantise the FP32 graph with the calibration images, and compare it with torch.
+
+    Raises:
+        ExportError: see `quantise`.
+        GateError: a gate was not passed.
+    """
+    path = work.draft("int8")
     images = options.calibration or ()
     report = quantise(work.paths["fp32"], images, work.graph.preprocess, path, force=options.force)
     figures = _measure(work, _run(path, work.inputs))
@@ -203,7 +240,7 @@ def _export_int8(work: _Work, options: ExportOptions) -> None:
     _keep(work, "int8", path, figures)
 
 
-def _keep(work: _Work, precision: Precision, path: Path, figures: dict[str, float]) -> None:
+def _keep(work: Work, precision: Precision, path: Path, figures: dict[str, float]) -> None:
     work.paths[precision], work.figures[precision] = path, figures
 
 
@@ -212,7 +249,7 @@ def _run(path: Path, inputs: NDArray[Any]) -> NDArray[np.float32]:
     return np.concatenate([outputs[OUTPUT_NAME] for outputs in run_graph(path, batches)])
 
 
-def _measure(work: _Work, found: NDArray[np.float32]) -> dict[str, float]:
+def _measure(work: Work, found: NDArray[np.float32]) -> dict[str, float]:
     probe = work.probe
     return measure(
         work.reference,
@@ -223,7 +260,8 @@ def _measure(work: _Work, found: NDArray[np.float32]) -> dict[str, float]:
     )
 
 
-def _write(work: _Work, out: Path, options: ExportOptions) -> Manifest:
+def write(work: Work, out: Path, options: ExportOptions) -> Manifest:
+    """Write the bundle of the graphs that passed; see `write_bundle`."""
     preprocess = work.graph.preprocess
     golden = golden_inputs(work.probe, preprocess)
     record = BundleRecord(
@@ -235,7 +273,7 @@ def _write(work: _Work, out: Path, options: ExportOptions) -> Manifest:
         max_batch=options.max_batch,
         islands=work.islands,
         probe_images=work.probe.source,
-        notes=(*([] if work.source.trained_for_places else [NOT_TRAINED]), *work.notes),
+        notes=(*([] if work.source.warning is None else [NOT_TRAINED]), *work.notes),
         input_name=INPUT_NAME,
         output_name=OUTPUT_NAME,
     )

@@ -13,6 +13,7 @@ import onnx
 import pytest
 
 from progeo_edge.encoders import Encoder, cuda
+from progeo_edge.encoders.engine_session import EngineSession
 from progeo_edge.encoders.onnx import OnnxEncoder
 from progeo_edge.encoders.tensorrt import TensorRTEncoder
 from progeo_edge.errors import InputError, ModelError
@@ -51,6 +52,26 @@ def test_end_to_end_on_every_version(version: str, machine: Machine, bundle: Pat
     assert found.dtype == np.float32 and found.shape == (20, 32)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     machine.assert_all_freed()
+
+
+def test_raw_descriptors_are_neither_checked_nor_scaled(
+    machine: Machine, bundle: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """More images than one batch, one row NaN, none of unit norm: `encode` refuses what this shows."""
+    run = EngineSession.run
+    with TensorRTEncoder(bundle, precision="fp32") as encoder:
+        expected = encoder.encode(frames(20))
+        monkeypatch.setattr(EngineSession, "run", lambda session, batch: np.float32(1.5) * run(session, batch))
+        found = encoder.raw_descriptors(frames(20))
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, 1.5 * expected, atol=1e-6)
+        np.testing.assert_allclose(encoder.encode(frames(20)), expected, atol=1e-6)
+        monkeypatch.setattr(EngineSession, "run", lambda session, batch: np.float32(np.nan) * run(session, batch))
+        assert np.isnan(encoder.raw_descriptors(frames(2))).all()
+        with pytest.raises(ModelError, match="norm nan"):
+            encoder.encode(frames(2))
+    with pytest.raises(ModelError, match="was closed"):
+        encoder.raw_descriptors(frames(1))
 
 
 @pytest.mark.parametrize("zero_copy", [False, True])

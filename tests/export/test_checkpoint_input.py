@@ -32,7 +32,7 @@ def test_own_checkpoint(tmp_path, kind):
     encoder = tiny_encoder(kind)
     path = write(encoder, tmp_path / "best.safetensors", name="my model")
     opened = open_model(str(path))
-    assert opened.name == "my model" and opened.trained_for_places
+    assert opened.name == "my model" and opened.warning is None
     assert opened.architecture == ("tiny_resnet-GeM" if kind == "resnet" else "tiny_vit")
     assert opened.checkpoint_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert opened.spec == encoder.spec and not opened.encoder.training
@@ -90,7 +90,7 @@ def test_random_weights_are_the_same_each_time_and_say_so(caplog):
     with caplog.at_level(logging.WARNING):
         first, second = open_model(backbone), open_model(backbone)
     assert torch.equal(before, torch.random.get_rng_state())
-    assert "RANDOM" in caplog.text and not first.trained_for_places
+    assert first.warning is not None and "RANDOM weights" in first.warning and first.warning in caplog.text
     assert first.checkpoint_sha256 == second.checkpoint_sha256
     assert first.spec.image_size_px == (64, 64)
     assert not first.encoder.training
@@ -104,6 +104,16 @@ def test_random_resnet_tells_images_apart():
     for name, value in open_model(tiny_config("resnet").backbone).encoder.named_parameters():
         if name.endswith("bn3.weight"):
             assert value.abs().min() > 0.1
+
+
+def test_random_blocks_of_mobileclip_take_part():
+    """Fresh ones do not: their layer scales are 1e-5."""
+    scales = [
+        values
+        for name, values in open_model("MobileCLIP2-S0", (64, 64)).encoder.named_parameters()
+        if "layer_scale" in name
+    ]
+    assert len(scales) > 20 and min(values.abs().mean() for values in scales) > 0.3
 
 
 def test_stock_weights_warn_and_bring_their_own_statistics(tmp_path, monkeypatch, caplog):
@@ -121,6 +131,17 @@ def test_stock_weights_warn_and_bring_their_own_statistics(tmp_path, monkeypatch
     )
     with_tag = open_model(f"{backbone}:{weights}")
     assert with_tag.spec.mean == (0.1, 0.2, 0.3) and with_tag.spec.std == (0.4, 0.5, 0.6)
+
+
+@pytest.mark.parametrize("kind", ["resnet", "vit"])
+def test_stock_resnets_say_that_they_project_at_random(tmp_path, caplog, kind):
+    """The attention pool, which CLIP trained, is no part of the encoder; a ViT needs no other head."""
+    backbone = tiny_config(kind).backbone
+    torch.save(_clip_weights(backbone), tmp_path / "clip.pt")
+    with caplog.at_level(logging.WARNING):
+        opened = open_model(f"{backbone}:{tmp_path / 'clip.pt'}")
+    assert opened.warning is not None and opened.warning in caplog.text
+    assert ("RANDOM projection" in opened.warning) == (kind == "resnet")
 
 
 def _clip_weights(backbone):

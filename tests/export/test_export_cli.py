@@ -18,8 +18,9 @@ import torch
 from progeo_edge.bundle import read_manifest
 from progeo_edge.cli.console import EXIT_ERROR
 from progeo_edge.encoders import load_encoder
-from progeo_export import probe_images
+from progeo_export import pipeline, probe_images
 from progeo_export.cli import main as command
+from progeo_export.half.range_audit import audit_ranges
 from progeo_train.checkpoint_file import CheckpointRecord, model_tensors, write_checkpoint
 from tests.export.probe_samples import small_probe
 from tests.train.tiny_models import tiny_encoder
@@ -126,7 +127,15 @@ def test_help_answers_without_torch():
     done = in_subprocess(HELP)
     assert done.returncode == 0, done.stderr
     assert "imported: []" in done.stdout
-    for word in ("SOURCE", "--fp16", "--calibration", "--fuse-resize", "progeo-verify", "Examples"):
+    for word in (
+        "1. On a machine with torch",
+        "SOURCE",
+        "--fp16",
+        "--calibration",
+        "--fuse-resize",
+        "progeo-verify",
+        "More examples",
+    ):
         assert word in done.stdout
 
 
@@ -201,7 +210,7 @@ def test_force_replaces(run, checkpoint, exported, tmp_path):
         (["--input", "int16"], "--input int16 is unknown; choose uint8 or float"),
         (["--input", "float", "--fuse-resize", "120x160"], "fused resize"),
         (["--tar", "b.tar"], "--tar packs the folder of a bundle"),
-        (["--calibration", "nowhere"], "nowhere"),
+        (["--fp16", "--calibration", "nowhere"], "nowhere"),
         (["--images", "nowhere"], "nowhere"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -212,13 +221,83 @@ def test_wrong_option_is_one_line(refused, checkpoint, tmp_path, monkeypatch, op
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--int8", "--calibration", "images"],
+        ["--size", "64x64"],
+        ["--opset", "18"],  # the default, but asked for
+        ["--input", "float"],
+        ["--fuse-resize", "120x160"],
+        ["--images", "images"],
+        ["--max-batch", "4"],
+        ["-o", "elsewhere"],
+        ["--force"],
+    ],
+    ids=lambda options: options[0],
+)
+def test_option_that_a_finished_bundle_cannot_take(refused, exported, options):
+    line = refused(exported[0], "--fp16", *options)
+    named = {"-o": "--out", "--int8": "--calibration"}.get(options[0], options[0])
+    assert line.startswith(f"error: {named} cannot change {exported[0]}") and "export the checkpoint again" in line
+
+
+def test_all_misplaced_options_are_named_at_once(refused, exported):
+    assert refused(exported[0], "--opset", "17", "--size", "64x64").startswith("error: --size, --opset cannot change")
+
+
+def test_one_engine_at_a_time(refused, exported):
+    line = refused(exported[0], "--fp16", "--int8")
+    assert "--fp16 and --int8" in line and "one at a time" in line
+
+
+@pytest.mark.parametrize("option", ["--fp16", "--force"])
+def test_option_beside_packing(refused, exported, tmp_path, option):
+    assert f"{option} does nothing when" in refused(exported[0], "--tar", tmp_path / "b.tar", option)
+    assert not any(tmp_path.iterdir())
+
+
+def test_option_beside_unpacking(run, refused, exported, tmp_path):
+    tar = tmp_path / "b.tar"
+    assert run(exported[0], "--tar", tar)[0] == 0
+    for options in (["--fp16"], ["--tar", tmp_path / "c.tar"], ["--max-batch", "1"]):
+        line = refused(tar, "-o", tmp_path / "back", *options)
+        assert f"{options[0]} does nothing when" in line and "on the folder" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["b.tar"]
+
+
+def test_calibration_that_nothing_would_use(refused, checkpoint, tmp_path):
+    line = refused(checkpoint, "--calibration", tmp_path, "-o", tmp_path / "bundle")
+    assert "--int8" in line and "--fp16" in line
+
+
+def test_calibration_serves_the_range_audit(run, checkpoint, tmp_path, monkeypatch):
+    audited: list[np.ndarray] = []
+
+    def audit(model, inputs):
+        shown = list(inputs)
+        audited.extend(row for one in shown for row in one["image"])
+        return audit_ranges(model, shown)
+
+    monkeypatch.setattr(pipeline, "audit_ranges", audit)
+    (tmp_path / "images").mkdir()
+    for k, image in enumerate(small_probe().images[:3]):
+        cv2.imwrite(str(tmp_path / "images" / f"{k}.png"), image)
+    options = ["--fp16", "--opset", "17", "--max-batch", "1", "--calibration", tmp_path / "images"]
+    code, _, err = run(checkpoint, *options, "-o", tmp_path / "bundle")
+    assert code == 0, err
+    assert len(audited) == 3
+
+
 def test_no_folder_named(refused, checkpoint):
     assert "--out" in refused(checkpoint, "--fp16")
 
 
 @pytest.mark.parametrize("source", ["nowhere.safetensors", "nowhere.pth", "RN51", "nowhere.tar", "RN50:no_such_tag"])
 def test_missing_source(refused, tmp_path, monkeypatch, source):
+    """Noticed before images are rendered or read, which takes seconds."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(probe_images, "rendered_places", lambda: pytest.fail("images were made before the refusal"))
     assert source.partition(":")[0] in refused(source, "-o", "bundle")
     assert not any(tmp_path.iterdir())
 
@@ -299,7 +378,8 @@ def test_bundles_need_no_torch(exported, tmp_path):
     done = in_subprocess(WITHOUT_TORCH, tmp_path / "back", "--fp16")
     assert done.returncode == EXIT_ERROR
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert "progeo-edge[tensorrt]" in done.stderr
+    for remedy in ("run this on the device", "--system-site-packages", "progeo-edge[tensorrt]", "ONNX Runtime"):
+        assert remedy in done.stderr
 
 
 def test_folder_that_is_no_bundle(refused, tmp_path):

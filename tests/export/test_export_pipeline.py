@@ -25,7 +25,7 @@ from progeo_export.onnx_export import Opset
 from progeo_export.pipeline import ExportOptions, export_bundle
 from progeo_train.checkpoint_file import CheckpointRecord, model_tensors, write_checkpoint
 from tests.export.probe_samples import small_probe
-from tests.train.tiny_models import SIZE_PX, tiny_encoder
+from tests.train.tiny_models import SIZE_PX, tiny_config, tiny_encoder
 
 torch.set_num_threads(1)
 
@@ -121,7 +121,7 @@ def test_manifest_names_the_island(made):
 
 def test_manifest_says_that_stock_weights_are_not_trained(tmp_path, monkeypatch):
     def stock(*arguments):
-        return dataclasses.replace(open_model(*arguments), trained_for_places=False)
+        return dataclasses.replace(open_model(*arguments), warning="stock")
 
     monkeypatch.setattr(pipeline, "open_model", stock)
     checkpoint = write(tiny_encoder("resnet"), tmp_path / "best.safetensors")
@@ -177,6 +177,14 @@ def test_resize_in_the_graph(tmp_path):
     assert tell_apart(expected)
     assert lowest_cosine(describe(tmp_path / "bundle", frames, precision="fp32"), expected) > 0.99999
     assert lowest_cosine(describe(tmp_path / "bundle", frames, precision="fp16"), expected) > 0.9999
+
+
+def test_resize_in_the_graph_of_a_camera_that_the_probe_does_not_have(tmp_path):
+    """The probe images become frames of that camera first, for torch as for the graph."""
+    checkpoint = write(tiny_encoder("resnet"), tmp_path / "best.safetensors")
+    options = ExportOptions(opset=FAST, fuse_resize_px=(300, 90), max_batch=1)
+    manifest = export_bundle(str(checkpoint), tmp_path / "bundle", small_probe(), options)
+    assert (manifest.preprocess.height_px, manifest.preprocess.width_px) == (300, 90)
 
 
 def linear(encoder):
@@ -327,6 +335,12 @@ def test_int8_of_attention_needs_force(tmp_path):
     with pytest.raises(ExportError, match="--force"):
         export_bundle(str(checkpoint), tmp_path / "bundle", small_probe(), options)
     assert nothing_left(tmp_path)
+
+
+def test_what_is_wrong_with_a_stock_model_stays_in_its_bundle(tmp_path, caplog):
+    source = open_model(tiny_config("resnet").backbone)
+    manifest = export_bundle(source, tmp_path / "bundle", small_probe(), ExportOptions(opset=FAST, max_batch=1))
+    assert source.warning in caplog.text and source.warning in manifest.notes
 
 
 def test_existing_bundle_needs_force(made):

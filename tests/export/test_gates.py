@@ -7,7 +7,7 @@ import pytest
 
 from progeo_edge.bundle import Precision
 from progeo_edge.errors import InputError, ModelError
-from progeo_export.errors import ExportError
+from progeo_export.errors import ExportError, GateError
 from progeo_export.gates import LIMITS, check, interplace_loss, measure, recall_at_1, tolerances
 
 COUNT, DIMENSION = 24, 16
@@ -126,6 +126,13 @@ def test_every_limit_bites(
     for part in ("the graph model.onnx", figure, f"is {outside:.7g}", limit, remedy):
         assert part in message
     assert "\n" not in message
+
+
+def test_a_refusal_keeps_every_figure() -> None:
+    figures = {**passing("int8"), "interplace_loss_mean": 0.4}
+    with pytest.raises(GateError) as caught:
+        check(figures, LIMITS["int8"])
+    assert caught.value.figures == figures
 
 
 def test_the_table_above_has_every_limit() -> None:

@@ -225,6 +225,15 @@ def test_long_products_accumulate_in_float32() -> None:
     assert StrictExecutor(model).run({"x": ones, "w": ones.T})["y"] == 8192
 
 
+def test_statistics_of_a_layer_norm_are_float32() -> None:
+    """Squares of 300 overflow half; the operator's definition keeps them in float32."""
+    half = (TensorProto.FLOAT16, [1, 4])
+    weights = {"one": np.ones(4, np.float16)}
+    model = model_of([helper.make_node("LayerNormalization", ["x", "one"], ["y"])], {"x": half}, {"y": half}, weights)
+    x = np.array([[300, -300, 300, -300]], np.float16)
+    np.testing.assert_array_equal(StrictExecutor(model).run({"x": x})["y"], np.sign(x))
+
+
 def test_unknown_operators_are_refused_by_name() -> None:
     model = model_of(
         [helper.make_node("CumSum", ["x", "axis"], ["y"], name="/trunk/running")],

@@ -11,87 +11,134 @@ from progeo_edge.cli.console import console, new_app, run_app
 
 if TYPE_CHECKING:
     from progeo_edge.bundle import Manifest, Precision
-    from progeo_edge.types import Image
     from progeo_export.pipeline import ExportOptions
 
 HELP = """
 Turn a trained encoder into files that a robot can run without torch.
 
-SOURCE is a checkpoint of progeo-train (`best.safetensors`), a published `.pth` of ProGEO, CosPlace or EigenPlaces, or
-an open_clip name (`RN50:openai`; not trained for places). The result, a *bundle*, is a folder with ONNX graphs, a
-manifest, and golden inputs and outputs by which any device can check itself (`progeo-verify`).
+**1. On a machine with torch**, a *checkpoint* (the weights that training wrote) becomes a *bundle*: a folder with the
+network as ONNX graphs, a manifest, and a few images with the descriptors that belong to them. SOURCE is a checkpoint of
+progeo-train, a published `.pth` of ProGEO, CosPlace or EigenPlaces, or an open_clip name (not trained for places).
 
-The export fails, with the figures, when a graph does not compute what the checkpoint computes: FP32 is compared with
-torch, FP16 is computed with every tensor really in half, INT8 is judged by retrieval.
+    progeo-export best.safetensors --fp16 -o my_bundle
 
-SOURCE may also be a bundle: then the TensorRT engine is built here, on the device, and checked; no torch is needed.
+**2. Copy the folder to the robot, and ask whether it computes the same there.**
 
-**Examples**
+    progeo-verify my_bundle
 
-    progeo-export best.safetensors --fp16 -o my_bundle               # the usual way for a Jetson
-    progeo-export best.safetensors --int8 --calibration images/ -o b # 8 bit, with images of your camera
-    progeo-export best.safetensors --fp16 --size 384x512 -o b        # another input size, height x width
-    progeo-export my_bundle --fp16                                   # on the Jetson: build and check the engine
-    progeo-export my_bundle --tar my_bundle.tar                      # one file to publish
-    progeo-export my_bundle.tar -o my_bundle                         # and back
+**3. On an NVIDIA Jetson**, build its engine: SOURCE is the bundle now, and no torch is needed. It takes minutes, once.
+
+    progeo-export my_bundle --fp16
+
+**Precisions.** FP32 is always written, and right for CPUs. FP16 is half as large, and what GPUs are made for.
+INT8 is smaller still and loses accuracy; it needs images of the robot's camera (`--calibration`).
+
+**The export fails, with the figures, when a graph does not compute what the checkpoint computes**: FP32 is compared
+with torch, FP16 is computed with every tensor really in half, INT8 is judged by retrieval. docs/export.md states the
+limits.
+
+**More examples**
+
+    # 8 bit, with images of your camera
+    progeo-export best.safetensors --int8 --calibration images/ -o my_bundle
+
+    # another input size, height x width
+    progeo-export best.safetensors --fp16 --size 384x512 -o my_bundle
+
+    # a bundle as one file to publish, and back
+    progeo-export my_bundle --tar my_bundle.tar
+    progeo-export my_bundle.tar -o my_bundle
 """
+
+_FILES, _GRAPHS = "Files", "When a checkpoint is exported"
 
 app = new_app(HELP)
 
 
 @app.command(help=HELP)
 def export(
+    context: typer.Context,
     source: Annotated[str, typer.Argument(help="checkpoint, open_clip name, bundle or tar", metavar="SOURCE")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="folder of the bundle")] = None,
-    fp16: Annotated[bool, typer.Option("--fp16", help="also a half-precision graph (or its engine)")] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="also an 8-bit graph; needs --calibration")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="folder of the new bundle", rich_help_panel=_FILES)
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="replace an existing bundle; quantise attention too", rich_help_panel=_FILES),
+    ] = False,
+    tar: Annotated[Path | None, typer.Option(help="write a bundle as one file", rich_help_panel=_FILES)] = None,
+    fp16: Annotated[bool, typer.Option("--fp16", help="also a half-precision graph; of a bundle: its engine")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="also an 8-bit graph, with --calibration; of a bundle: its engine")
+    ] = False,
     calibration: Annotated[
-        Path | None, typer.Option(help="folder of real images, best of the robot's own camera, 500 or more")
+        Path | None,
+        typer.Option(
+            help="folder of real images, best of the robot's own camera, 500 or more", rich_help_panel=_GRAPHS
+        ),
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="folder to judge the graphs on, with places.csv; default: rendered streets")
+        Path | None,
+        typer.Option(
+            help="folder to judge the graphs on, with places.csv; default: rendered streets", rich_help_panel=_GRAPHS
+        ),
     ] = None,
-    size: Annotated[str | None, typer.Option(help="input as HxW, such as 384x512; default: its own")] = None,
-    max_batch: Annotated[int, typer.Option(min=1, max=256, help="largest batch")] = 8,
-    opset: Annotated[int, typer.Option(help="18, or 17 for TensorRT 8.6")] = 18,
-    input_kind: Annotated[str, typer.Option("--input", help="uint8 (pixels) or float (RGB planes, 0 to 1)")] = "uint8",
+    size: Annotated[
+        str | None, typer.Option(help="input as HxW, such as 384x512; default: its own", rich_help_panel=_GRAPHS)
+    ] = None,
+    max_batch: Annotated[int, typer.Option(min=1, max=256, help="most images at a time", rich_help_panel=_GRAPHS)] = 8,
+    opset: Annotated[
+        int, typer.Option(help="version of ONNX's operators: 18, or 17 for TensorRT 8.6", rich_help_panel=_GRAPHS)
+    ] = 18,
+    input_kind: Annotated[
+        str, typer.Option("--input", help="uint8 (pixels) or float (RGB planes, 0 to 1)", rich_help_panel=_GRAPHS)
+    ] = "uint8",
     fuse_resize: Annotated[
-        str | None, typer.Option(help="put the resize into the graph, for camera frames of this HxW")
+        str | None,
+        typer.Option(help="put the resize into the graph, for camera frames of this HxW", rich_help_panel=_GRAPHS),
     ] = None,
-    tar: Annotated[Path | None, typer.Option(help="from a bundle: write it as one file")] = None,
-    force: Annotated[bool, typer.Option("--force", help="replace an existing bundle; quantise attention too")] = False,
 ) -> None:
     """Export, build, pack or unpack; see `HELP`."""
-    path = Path(source)
-    if path.suffix == ".tar" and path.is_file():
-        _unpack(path, _named(out), force)
-    elif path.is_dir() and tar is not None:
-        _pack(path, tar)
-    elif path.is_dir():
-        _build_engine(path, fp16, int8)
-    elif tar is not None:
-        from progeo_edge.errors import ConfigError
+    from progeo_export.cli.jobs import job_of, refuse_other_options
 
-        raise ConfigError(f"--tar packs the folder of a bundle, and {source} is none; export to a bundle first")
+    job = job_of(source, tar)
+    refuse_other_options(context, job, source)
+    if job == "unpack":
+        _unpack(Path(source), _named(out), force)
+    elif job == "pack" and tar is not None:
+        _pack(Path(source), tar)
+    elif job == "engine":
+        _build_engine(Path(source), "fp16" if fp16 else "int8" if int8 else "fp32")
     else:
+        folder = _named(out)
         options = _options(fp16, int8, calibration, size, max_batch, opset, input_kind, fuse_resize, force)
-        _export(source, _named(out), images, options)
+        _export(source, folder, images, calibration, options)
 
 
-def _export(source: str, out: Path, images: Path | None, options: ExportOptions) -> None:
+def _export(source: str, out: Path, images: Path | None, calibration: Path | None, options: ExportOptions) -> None:
+    from dataclasses import replace
+
     from progeo_edge.cli.console import progress
+    from progeo_edge.evaluation.retrieval import list_images
     from progeo_export.bundle_writer import refuse_existing
+    from progeo_export.checkpoint_input import open_model
+    from progeo_export.int8 import MAX_IMAGES
     from progeo_export.pipeline import export_bundle
-    from progeo_export.probe_images import read_places, rendered_places
+    from progeo_export.probe_images import read_images, read_places, rendered_places
 
-    # Before the images, which take seconds.
+    # What a mistyped name breaks comes first: the images take seconds, the steps minutes.
     refuse_existing(out, force=options.force)
+    for folder in (images, calibration):
+        if folder is not None:
+            list_images(folder)
     with progress("steps") as bar:
-        task = bar.add_task("preparing images to judge by", total=None)
+        task = bar.add_task("opening the model", total=None)
+        model = open_model(source, options.size_px)
+        bar.update(task, advance=1, description="preparing images to judge by")
         probe = rendered_places() if images is None else read_places(images)
-        manifest = export_bundle(
-            source, out, probe, options, lambda step: bar.update(task, advance=1, description=step)
-        )
+        if calibration is not None:
+            options = replace(options, calibration=tuple(read_images(calibration, max_images=MAX_IMAGES)))
+        manifest = export_bundle(model, out, probe, options, lambda step: bar.update(task, advance=1, description=step))
     print_figures(manifest, out)
 
 
@@ -136,22 +183,21 @@ def _options(
         raise ConfigError(f"--opset {opset} is not offered; 18 is the default, 17 is for TensorRT 8.6")
     if input_kind not in ("uint8", "float"):
         raise ConfigError(f"--input {input_kind} is unknown; choose uint8 or float")
-    from progeo_export.int8 import MAX_IMAGES
+    size_px, fuse_resize_px = _size(size, "--size"), _size(fuse_resize, "--fuse-resize")
+    if input_kind == "float" and fuse_resize_px is not None:
+        raise ConfigError(
+            "--fuse-resize takes camera frames as uint8, so a fused resize has no --input float; drop one"
+        )
     from progeo_export.pipeline import ExportOptions
-    from progeo_export.probe_images import read_images
 
-    found: tuple[Image, ...] | None = None
-    if calibration is not None:
-        found = tuple(read_images(calibration, max_images=MAX_IMAGES))
     return ExportOptions(
         fp16=fp16,
         int8=int8,
-        calibration=found,
-        size_px=_size(size, "--size"),
+        size_px=size_px,
         max_batch=max_batch,
         opset=17 if opset == 17 else 18,
         input_kind="float" if input_kind == "float" else "uint8",
-        fuse_resize_px=_size(fuse_resize, "--fuse-resize"),
+        fuse_resize_px=fuse_resize_px,
         force=force,
     )
 
@@ -175,11 +221,13 @@ def _named(out: Path | None) -> Path:
     return out
 
 
-def _build_engine(bundle: Path, fp16: bool, int8: bool) -> None:
+def _build_engine(bundle: Path, precision: Precision) -> None:
+    from progeo_edge.bundle import read_manifest
     from progeo_edge.cli.console import progress
     from progeo_edge.encoders.tensorrt import TensorRTEncoder
 
-    precision: Precision = "fp16" if fp16 else "int8" if int8 else "fp32"
+    read_manifest(bundle)
+    _need_tensorrt()
     with progress("steps") as bar:
         task = bar.add_task(f"building the {precision} engine", total=None)
         encoder = TensorRTEncoder(
@@ -191,6 +239,22 @@ def _build_engine(bundle: Path, fp16: bool, int8: bool) -> None:
         )
     encoder.close()
     console().print(f"the {precision} engine of {bundle} is built and agrees with the golden outputs", markup=False)
+
+
+def _need_tensorrt() -> None:
+    import importlib
+
+    from progeo_edge.errors import ModelError
+
+    try:
+        importlib.import_module("tensorrt")
+    except (ImportError, OSError) as error:
+        raise ModelError(
+            f"an engine is built by TensorRT, which cannot be imported here ({error}): run this on the device that "
+            "will use it, where JetPack brings TensorRT, in a virtual environment with --system-site-packages and pip "
+            "install 'progeo-edge[tensorrt]'; elsewhere progeo-run takes the bundle through ONNX Runtime, without an "
+            "engine"
+        ) from error
 
 
 def _pack(bundle: Path, tar: Path) -> None:

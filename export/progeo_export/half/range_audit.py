@@ -87,9 +87,10 @@ class _Total:
         magnitudes = values.abs()
         # The maximum of torch is NaN where a value is; so the total stays NaN, which no limit lets pass.
         self.largest = float(torch.maximum(magnitudes.max(), torch.tensor(self.largest)))
-        non_zero = int(torch.count_nonzero(magnitudes))
+        # Counted on booleans, which torch does several times faster than on numbers.
+        non_zero = int(torch.count_nonzero(magnitudes != 0))
         self.non_zero += non_zero
-        self.subnormal += int((magnitudes < _SMALLEST_NORMAL).sum()) - (magnitudes.numel() - non_zero)
+        self.subnormal += int(torch.count_nonzero(magnitudes < _SMALLEST_NORMAL)) - (magnitudes.numel() - non_zero)
 
     def range(self) -> Range:
         return Range(self.largest, self.subnormal / max(self.non_zero, 1))
