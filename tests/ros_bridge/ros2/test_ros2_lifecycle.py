@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 
 import pytest
@@ -114,18 +113,6 @@ def test_ctrl_c_closes_the_map_cleanly_in_every_state(client, tmp_path):
             assert node.interrupt() == 0
             assert "Traceback" not in node.output
             assert not (tmp_path / "map.progeo-wal").exists()
-
-
-def test_an_impatient_ctrl_c_does_not_disturb_the_closing(client, tmp_path):
-    with running(tmp_path, {}) as node:
-        client.state()
-        assert client.change_state("configure")
-        while node.is_alive():
-            node.process.send_signal(signal.SIGINT)
-            time.sleep(0.01)
-        assert node.process.wait(1) == 0
-        assert "Traceback" not in node.output
-        assert not (tmp_path / "map.progeo-wal").exists()
 
 
 def test_kill_9_loses_no_keyframe_that_was_published(client, street, tmp_path):

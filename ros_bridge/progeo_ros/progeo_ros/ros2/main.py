@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Sequence
 
@@ -19,7 +18,6 @@ NUM_THREADS = MAX_WAITING + 4
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run until Ctrl-C or a shutdown, and close the map and the GPU on the way out."""
-    signal.signal(signal.SIGINT, _interrupt)
     rclpy.init(args=list(args) if args is not None else None)
     try:
         node = ProgeoNode()
@@ -36,13 +34,6 @@ def main(args: Sequence[str] | None = None) -> None:
     finally:
         node.destroy_node()
         rclpy.try_shutdown()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # rclpy has put back the handler that it found
-
-
-def _interrupt(*_: object) -> None:
-    """Ctrl-C ends the spinning; a second one must not disturb the closing."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
