@@ -60,7 +60,6 @@ class Operation:
         self._camera = load_camera(config.camera.file) if config.camera.file else None
         self.health, self.health_lock = Health(config), threading.Lock()
         self._assembler = FrameAssembler(config, self._camera)
-        self._input_group = MutuallyExclusiveCallbackGroup()
         self._inputs: Inputs | None = None
         self._map_frame = MapFrame(config.frames.map)
         self._known_problems: set[str] = set()
@@ -90,7 +89,6 @@ class Operation:
             self._assembler,
             self.config,
             self._types,
-            self._input_group,
             on_error=self._on_failure,
             on_stamp=self._note_image,
         )
