@@ -181,6 +181,8 @@ def test_without_progeo_msgs_closures_go_out_in_a_standard_message(client, stree
     poses = client.listen("loop_closure_pose", "geometry_msgs/msg/PoseWithCovarianceStamped", latched=True)
     player = StreetPlayer(client.node, street)
     with running(tmp_path, {**SHORT_STREET, "autostart": True}, extra=extra) as node:
+        # DDS believes for many seconds that a node killed by an earlier test still listens.
+        wait_until(lambda: client.state() == "active", 20, "activation")
         player.wait_for_listener()
         player.play(step_s=0.4, gap_s=2.0)
         wait_until(lambda: poses, 10, "a closure")
