@@ -119,7 +119,7 @@ def launch_functions():
     body: list[ast.stmt] = [
         node
         for node in ast.parse(path.read_text()).body
-        if (isinstance(node, ast.FunctionDef) and node.name in ("overrides", "remappings"))
+        if (isinstance(node, ast.FunctionDef) and node.name in ("overrides", "remappings", "is_true"))
         or (isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "ARGUMENTS")
     ]
     scope: dict[str, Any] = {"Any": Any, "SHARE": BRIDGE / "progeo_ros"}
@@ -161,6 +161,14 @@ def test_launch_sets_what_the_arguments_imply():
     assert node_config.input.external_keyframes
     assert (node_config.map.path, node_config.frames.base) == ("m", "b")
     assert node_config.adapters == ("recorder", "cuvslam")
+
+
+def test_launch_switches_are_taken_as_people_write_them():
+    overrides, _ = launch_functions()
+    for text, value in (("True", True), ("1", True), ("false", False), ("False", False), ("0", False)):
+        assert overrides(use_sim_time=text)["use_sim_time"] is value
+    with pytest.raises(ValueError, match="use_sim_time:=yes is no switch; give true or false"):
+        overrides(use_sim_time="yes")
 
 
 def test_rviz_shows_topics_of_the_node():

@@ -62,7 +62,7 @@ def start(context: LaunchContext) -> list[Any]:
             output="screen",
         )
     ]
-    if given["rviz"] == "true":
+    if is_true(given, "rviz"):
         rviz = ["-d", str(SHARE / "rviz" / "progeo.rviz")]
         actions.append(Node(package="rviz2", executable="rviz2", arguments=rviz, remappings=remappings(given)))
     return actions
@@ -70,7 +70,7 @@ def start(context: LaunchContext) -> list[Any]:
 
 def overrides(given: dict[str, str]) -> dict[str, Any]:
     """Parameters that follow from the arguments; they win over the file."""
-    values: dict[str, Any] = {name: given[name] == "true" for name in ("autostart", "use_sim_time")}
+    values: dict[str, Any] = {name: is_true(given, name) for name in ("autostart", "use_sim_time")}
     if given["image"].endswith("/compressed"):
         values["input.transport"] = "compressed"
     for argument, parameter in (("depth", "input.depth"), ("right_image", "input.right")):
@@ -84,6 +84,14 @@ def overrides(given: dict[str, str]) -> dict[str, Any]:
     if given["adapters"]:
         values["adapters"] = [name.strip() for name in given["adapters"].split(",")]
     return values
+
+
+def is_true(given: dict[str, str], name: str) -> bool:
+    """A switch, in any of the forms that launch files know."""
+    text = given[name].lower()
+    if text not in ("true", "1", "false", "0"):
+        raise ValueError(f"{name}:={given[name]} is no switch; give true or false")
+    return text in ("true", "1")
 
 
 def remappings(given: dict[str, str]) -> list[tuple[str, str]]:

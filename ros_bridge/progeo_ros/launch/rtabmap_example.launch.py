@@ -54,10 +54,10 @@ def start(context: LaunchContext) -> list[Any]:
         "subscribe_depth": True,
         "subscribe_odom_info": True,
         "approx_sync": True,
-        "use_sim_time": given["use_sim_time"] == "true",
+        "use_sim_time": given["use_sim_time"].lower() in ("true", "1"),
     }
     graph = dict(parameters)
-    if given["own_loops"] != "true":
+    if given["own_loops"].lower() not in ("true", "1"):
         graph["Kp/MaxFeatures"] = "-1"  # no bag of words; parameters of its library are strings
     progeo = {
         "image": given["rgb"],

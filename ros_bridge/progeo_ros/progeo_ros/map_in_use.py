@@ -15,6 +15,7 @@ from progeo_edge.map_store import MapStore
 from progeo_edge.map_tools import append_map
 from progeo_edge.types import Keyframe, Status
 from progeo_ros.config import MapConfig
+from progeo_ros.map_writer import MapWriter
 
 SUFFIX = ".progeo"
 
@@ -29,12 +30,19 @@ class MapInUse:
     """
 
     def __init__(self, store: MapStore) -> None:
-        """Read the contents of a map; when that fails, the map is closed."""
+        """Read the contents of a map, and keep other nodes from writing to it; when that fails, the map is closed.
+
+        Raises:
+            MapError: another node writes to it, or it cannot be read.
+        """
         self.store = store
+        self._writer: MapWriter | None = None
         try:
+            if store.path is not None and not store.read_only:
+                self._writer = MapWriter(store.path)
             self.read_contents()
         except BaseException:
-            store.close()
+            self.close()
             raise
 
     @classmethod
@@ -47,7 +55,7 @@ class MapInUse:
             descriptor_dtype: Of a new map.
 
         Raises:
-            MapError: unreadable, of another model, or not there and read-only.
+            MapError: unreadable, of another model, in use by another node, or not there and read-only.
         """
         path = user_path(config.path) if config.path else _default_path()
         if config.read_only or path.exists():
@@ -56,6 +64,12 @@ class MapInUse:
             with plain_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
         return cls(MapStore.create(path, spec, descriptor_dtype=descriptor_dtype))
+
+    def close(self) -> None:
+        """Close the map; twice is fine."""
+        self.store.close()
+        if self._writer is not None:
+            self._writer.close()
 
     def read_contents(self) -> None:
         """Read keyframes and sessions, after something other than `learn` changed them."""

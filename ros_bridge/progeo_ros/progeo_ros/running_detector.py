@@ -135,7 +135,7 @@ class RunningDetector:
                 self._detector.close()
         finally:
             self._detector = None
-            self.map.store.close()
+            self.map.close()
 
     def _first(self, camera: Camera | None) -> LoopDetector:
         sessions = [] if self.map.store.read_only else self.map.store.sessions()

@@ -56,7 +56,8 @@ def test_30_hz_of_640x480_for_a_while(client, street, tmp_path, max_rate_hz):
     assert processed >= 0.5 * min(max_rate_hz, RATE_HZ) * DURATION_S * 0.9
     assert 0 <= received - processed - sum(dropped.values()) <= 3, "every image was processed or counted as dropped"
     assert float(latency.split("/")[1]) < 1000
-    assert after_mb - before_mb < 30 + 0.5 * DURATION_S
+    # Leaking only the decoded image of every processed one would be 9 MB a second at 10 Hz.
+    assert after_mb - before_mb < 15 + 0.25 * DURATION_S
     assert closures
 
 

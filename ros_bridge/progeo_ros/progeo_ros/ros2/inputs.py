@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from rclpy.callback_groups import CallbackGroup
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.subscription import Subscription
@@ -38,7 +38,6 @@ class Inputs:
         assembler: Of the pipeline.
         config: Which ones.
         types: Of the messages.
-        group: Mutually exclusive, so that messages arrive in their order.
         on_image: Takes images.
         on_error: Told what no message should be able to cause; an exception out of a callback would end the node.
     """
@@ -50,11 +49,13 @@ class Inputs:
         assembler: FrameAssembler,
         config: NodeConfig,
         types: RclpyTypes,
-        group: CallbackGroup,
         on_image: Callable[[Any], None],
         on_error: OnError,
     ) -> None:
-        self._node, self._types, self._group = node, types, group
+        self._node, self._types = node, types
+        # Messages arrive in their order. A group of its own for each activation: in rclpy of Humble a group stays
+        # occupied for ever by a subscription that is taken away while one of its messages is about to be fetched.
+        self._group = MutuallyExclusiveCallbackGroup()
         self._pipeline, self._on_error = pipeline, on_error
         self._subscriptions: list[Subscription] = []
         inputs = config.input

@@ -36,8 +36,7 @@ class Rclpy:
         self.types = RclpyTypes()
         self.name = str(node.get_name())
         self._node = node
-        # Each mutually exclusive, so that messages arrive in their order.
-        self._input_group, self._adapter_group = MutuallyExclusiveCallbackGroup(), MutuallyExclusiveCallbackGroup()
+        self._adapter_group = MutuallyExclusiveCallbackGroup()  # messages arrive in their order
         self._clients: dict[str, Client] = {}
         self._clients_lock = threading.Lock()
 
@@ -79,13 +78,21 @@ class Rclpy:
         on_error: OnError,
     ) -> Callable[[], None]:
         """See `Middleware.subscribe_inputs`."""
-        group = self._input_group
-        return Inputs(self._node, pipeline, assembler, config, self.types, group, on_image, on_error).destroy
+        return Inputs(self._node, pipeline, assembler, config, self.types, on_image, on_error).destroy
 
     def call(self, call: Call) -> Any | None:  # noqa: ANN401
         """See `Middleware.call`."""
         client = self._client(call)
-        return client.call(call.request, CALL_TIMEOUT_S) if client.wait_for_service(CALL_TIMEOUT_S) else None
+        if not client.wait_for_service(CALL_TIMEOUT_S):
+            return None
+        # `Client.call` of Humble has no timeout.
+        answered = threading.Event()
+        future = client.call_async(call.request)
+        future.add_done_callback(lambda _: answered.set())
+        if not answered.wait(CALL_TIMEOUT_S):
+            client.remove_pending_request(future)
+            return None
+        return future.result()
 
     def _client(self, call: Call) -> Client:
         """Kept for as long as the node lives: a new one would have to find its service every time."""

@@ -19,9 +19,10 @@ from progeo_ros.config import NodeConfig
 from progeo_ros.health import Health, diagnostics_message
 from progeo_ros.operation import Operation
 from progeo_ros.parameters import configs_from, refuse_change
+from progeo_ros.qos_overrides import refuse_wrong_profiles
 from progeo_ros.ros2.log_bridge import LogBridge
 from progeo_ros.ros2.middleware import Rclpy
-from progeo_ros.ros2.parameters import declare_settings, read_settings, unknown_settings
+from progeo_ros.ros2.parameters import declare_settings, profile_overrides, read_settings, unknown_settings
 from progeo_ros.ros2.qos import reliable
 from progeo_ros.ros2.services import Services
 
@@ -71,7 +72,7 @@ class ProgeoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not there whe
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe."""
-        return self._try("activate", self._open_operation.activate)
+        return self._try("activate", self._activate)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe."""
@@ -95,9 +96,18 @@ class ProgeoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not there whe
         return self._operation
 
     def _configure(self) -> None:
+        refuse_wrong_profiles(profile_overrides(self))
         node_config, config = configs_from(read_settings(self, self._specs))
         self._operation = Operation(node_config, config, self._ros)
         self._idle_health.errors.clear()
+
+    def _activate(self) -> None:
+        self._open_operation.activate()
+        for name in profile_overrides(self):
+            if not self.has_parameter(name):  # ROS declares it with the topic
+                self.get_logger().warning(
+                    f"parameter {name} has no effect so far: the node has no such topic; `ros2 node info` lists them"
+                )
 
     def close_operation(self) -> None:
         """Close what is open; twice is fine."""

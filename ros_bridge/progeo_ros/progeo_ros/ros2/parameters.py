@@ -9,6 +9,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from progeo_ros import qos_overrides
 from progeo_ros.parameters import ParameterSpec, parameter_specs, unknown_names
 
 _TYPES = {
@@ -20,7 +21,7 @@ _TYPES = {
 }
 _LARGEST_FLOAT = 1e308
 _LARGEST_INT = 2**63 - 1
-_NOT_OURS = ("qos_overrides.", "use_sim_time", "start_type_description_service", "autostart")
+_NOT_OURS = (qos_overrides.PREFIX, "use_sim_time", "start_type_description_service", "autostart")
 
 
 def declare_settings(node: Node) -> dict[str, ParameterSpec]:
@@ -54,6 +55,12 @@ def unknown_settings(node: Node, specs: Mapping[str, ParameterSpec]) -> list[str
     """A sentence for each value from file or command line that no parameter takes: ROS ignores those without a word."""
     given = node._parameter_overrides  # there is no public way to them without declaring them
     return unknown_names([name for name in given if not name.startswith(_NOT_OURS)], specs)
+
+
+def profile_overrides(node: Node) -> dict[str, Any]:
+    """Values from file or command line that change profiles of quality of service, by full name."""
+    given = node._parameter_overrides
+    return {name: parameter.value for name, parameter in given.items() if name.startswith(qos_overrides.PREFIX)}
 
 
 def _declare(node: Node, spec: ParameterSpec) -> None:
