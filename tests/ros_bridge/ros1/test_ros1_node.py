@@ -67,7 +67,13 @@ class Drive:
             ("progeo/relocalize", "progeo_msgs/Relocalize", {"timeout_s": 1.0}),
         )
         self.closures_told_late = late.wait_for("loop_closures", len(self.closures))
-        self.diagnostics = statuses(early.heard("/diagnostics"), "drive/progeo")
+
+        def told() -> list[dict[str, Any]]:
+            return statuses(early.heard("/diagnostics"), "drive/progeo")
+
+        # A quick machine is through before there are three of them.
+        wait_until(lambda: len(told()) >= 3 and told()[-1]["images processed"] == str(NUM_IMAGES), "no diagnostics")
+        self.diagnostics = told()
         node.send_signal(signal.SIGTERM)
         self.exit_code = ros.finish(node)
         self.log = ros.errors("node-drive").read_text()
