@@ -177,6 +177,12 @@ def test_resize_in_the_graph(tmp_path):
     assert tell_apart(expected)
     assert lowest_cosine(describe(tmp_path / "bundle", frames, precision="fp32"), expected) > 0.99999
     assert lowest_cosine(describe(tmp_path / "bundle", frames, precision="fp16"), expected) > 0.9999
+    prologue = {node.name for node in onnx.load(tmp_path / "bundle" / "model.onnx").graph.node if in_prologue(node)}
+    assert any("MatMul" in name for name in prologue) and prologue <= set(manifest.islands)
+
+
+def in_prologue(node):
+    return node.name.startswith("/prologue/") and node.op_type != "Constant"
 
 
 def test_resize_in_the_graph_of_a_camera_that_the_probe_does_not_have(tmp_path):

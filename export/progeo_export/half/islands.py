@@ -14,6 +14,7 @@ from progeo_export.half.half_typing import HALF_MAX, HALF_OPERATORS, assign_prec
 from progeo_export.half.range_audit import RangeAudit
 
 HEAD_SCOPE = "head"
+PROLOGUE_SCOPE = "prologue"
 LARGEST = 30000.0
 """Values beyond it are kept out of half: activations of other images may be twice those of the audit."""
 MOST_SUBNORMAL = 0.25
@@ -73,7 +74,11 @@ def default_islands(model: onnx.ModelProto) -> set[str]:
 
 def in_head(node: onnx.NodeProto) -> bool:
     """Whether a node's name carries the scope "head", as in "/encoder/head/norm/Div" or "encoder.head.linear"."""
-    return HEAD_SCOPE in re.split(r"[/.:]", node.name)
+    return _has_scope(node, HEAD_SCOPE)
+
+
+def _has_scope(node: onnx.NodeProto, scope: str) -> bool:
+    return scope in re.split(r"[/.:]", node.name)
 
 
 def widen(model: onnx.ModelProto, islands: Set[str], audit: RangeAudit) -> tuple[set[str], list[Widening]]:
@@ -149,12 +154,16 @@ def _followers(model: onnx.ModelProto, start: Set[str]) -> set[str]:
 
 
 def _prologue(model: onnx.ModelProto, edges: GraphEdges) -> set[str]:
-    """Nodes between the graph's inputs and the first layer with weights: types and statistics of the pixels."""
+    """Nodes between the graph's inputs and the first layer with weights: types and statistics of the pixels.
+
+    The products of a fused resize are no such layer.
+    """
     pixels = {value.name for value in model.graph.input}
     found: set[str] = set()
     for node in model.graph.node:
         dynamic = [name for name in node.input if name and name not in edges.weights]
-        if node.op_type not in _WEIGHTED and dynamic and all(name in pixels for name in dynamic):
+        is_layer = node.op_type in _WEIGHTED and not _has_scope(node, PROLOGUE_SCOPE)
+        if not is_layer and dynamic and all(name in pixels for name in dynamic):
             found.add(node_key(node))
             # Sizes computed from the input are no pixels.
             pixels.update(name for name in node.output if edges.types[name] != onnx.TensorProto.INT64)
