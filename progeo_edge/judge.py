@@ -77,14 +77,15 @@ class Judge:
             gate: The calibrated gate; None without a calibration.
         """
         with timer.stage("sequence"):
-            candidates = [self._with_support(c, gate) for c in candidates]
+            candidates = self.with_support(candidates, gate)
         return self._verify_in_order(query, candidates, timer, unsupported=_status_without(gate))
 
-    def _with_support(self, candidate: Candidate, gate: Gate | None) -> Candidate:
-        if not _is_open(candidate):
-            return candidate
-        passes = self._sequence.passes(candidate.reference_id) if gate is None else gate.passes(candidate)
-        return replace(candidate, supported=passes)
+    def with_support(self, candidates: Sequence[Candidate], gate: Gate | None) -> list[Candidate]:
+        """The candidates, with what comes before the geometry decided: `Candidate.supported`."""
+        return [replace(c, supported=_is_open(c) and self._is_supported(c, gate)) for c in candidates]
+
+    def _is_supported(self, candidate: Candidate, gate: Gate | None) -> bool:
+        return self._sequence.passes(candidate.reference_id) if gate is None else gate.passes(candidate)
 
     def decide_alone(self, query: Query, candidates: Sequence[Candidate], timer: StageTimer) -> list[Candidate]:
         """As `decide`, without any memory of earlier keyframes (relocalisation)."""

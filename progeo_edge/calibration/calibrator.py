@@ -153,12 +153,12 @@ class Calibrator:
         observations = self._observations_of(keyframe.camera)
         self._observe_neighbours(keyframe, observations)
         observations.set_map_size(sizes.searched)
-        if closures:
+        verified = [closure for closure in closures if closure.verification is not None]
+        if verified:
             observations.add_revisit()
-        for closure in closures:
-            if closure.verification is not None:
-                observations.add_verified(closure.similarity)
-        same_place, is_known = self._place_of(candidates, closures, ranked)
+        for closure in verified:
+            observations.add_verified(closure.similarity)
+        same_place, is_known = self._place_of(candidates, verified, ranked)
         maximum = self._maximum(keyframe, ranked, same_place, is_known, sizes)
         if maximum is not None:
             observations.add_impostor(maximum)
@@ -193,10 +193,10 @@ class Calibrator:
     # -- the steps ---------------------------------------------------------------------------------------------------
 
     def _place_of(
-        self, candidates: Sequence[Candidate], closures: Sequence[LoopClosure], ranked: Sequence[tuple[int, float]]
+        self, candidates: Sequence[Candidate], verified: Sequence[LoopClosure], ranked: Sequence[tuple[int, float]]
     ) -> tuple[set[int], bool]:
         """Keyframes that may show the query's place, and whether that place is verified."""
-        centres = {closure.reference_id for closure in closures if closure.verification is not None}
+        centres = {closure.reference_id for closure in verified}
         is_known = bool(centres)
         centres |= {
             c.reference_id
@@ -213,11 +213,10 @@ class Calibrator:
     def _maximum(
         self, keyframe: Keyframe, ranked: Ranked, same_place: set[int], is_known: bool, sizes: MapSizes
     ) -> ImpostorMaximum | None:
-        """By odometry where it tells, else by elimination."""
-        if keyframe.T_odom_base is not None and sizes.of_session > 0:
+        """By odometry, else by elimination. With odometry that rules nothing out the query teaches nothing."""
+        if keyframe.T_odom_base is not None:
             found = self._odometry_rule.best(ranked, keyframe.T_odom_base, self._positions)
-            if found is not None:
-                return ImpostorMaximum(found[1], sizes.of_session, False)
+            return None if found is None else ImpostorMaximum(found[1], sizes.of_session, False)
         found = best_elsewhere(ranked, same_place)
         return None if found is None else ImpostorMaximum(found[1], sizes.searched, not is_known)
 
