@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -139,7 +140,7 @@ def test_fields_are_of_the_types_that_ros_checks(ros):
 def test_every_candidate_has_its_reason():
     refused = (
         Candidate(0, 0.6, Status.FEW_INLIERS, verification=verification(PoseKind.NONE, inliers=12)),
-        Candidate(1, 0.1, Status.LOW_SIMILARITY),
+        Candidate(1, 0.1, Status.LOW_SIMILARITY, supported=True),
     )
     said = outcome(closure(2, verification(PoseKind.METRIC)), refused=refused)
     message = loop_candidates_message(TYPES, said)
@@ -149,6 +150,7 @@ def test_every_candidate_has_its_reason():
     assert message.status.value == status.ACCEPTED
     assert [c.reference_session for c in message.candidates] == ["second", "first", "first"]
     assert message.candidates[1].verification.num_inliers == 12
+    assert [c.supported for c in message.candidates] == [False, False, True]
     assert math.isnan(message.candidates[2].probability) and math.isnan(message.candidates[2].odom_mahalanobis)
     assert message.stages == ["encode", "search", "total"]
     np.testing.assert_allclose(message.stages_ms, [4.0, 0.5, 4.75])
@@ -159,6 +161,13 @@ def test_every_status_can_be_said(status):
     message = loop_candidates_message(TYPES, outcome(refused=(Candidate(1, 0.1, status),)))
     found = message.candidates[0].status
     assert found.value == getattr(found, status.value)
+
+
+def test_the_gate_in_force_is_said():
+    said = outcome(closure(2, None))
+    assert math.isnan(loop_candidates_message(TYPES, said).min_motion_score)
+    calibrated = replace(said, update=replace(said.update, min_motion_score=2.5))
+    assert loop_candidates_message(TYPES, calibrated).min_motion_score == 2.5
 
 
 def test_an_image_that_was_not_kept_has_candidates_but_no_keyframe():

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
+from progeo_edge.calibration import Calibration
 from progeo_edge.config import Config
 from progeo_edge.encoders import Encoder, load_encoder
 from progeo_edge.geometry import Camera
@@ -17,7 +18,7 @@ from progeo_edge.types import Descriptor, Frame, Image, Update
 from progeo_ros.config import NodeConfig
 from progeo_ros.events import Outcome, thumbnail_of
 from progeo_ros.map_in_use import MapInUse, user_path
-from progeo_ros.running_detector import RunningDetector
+from progeo_ros.running_detector import Learned, RunningDetector
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,15 @@ class PlaceRecogniser:
         with self._lock:
             return self._running.index_report()
 
+    def learned(self) -> Learned | None:
+        """What the map has learned about telling its places apart; None before the first image and until it is enough.
+
+        Raises:
+            CalibrationError: what the map holds cannot be read.
+        """
+        with self._lock:
+            return self._running.learned()
+
     # -- images ------------------------------------------------------------------------------------------------------
 
     def process(
@@ -187,6 +197,19 @@ class PlaceRecogniser:
         frame, where = Frame(stamp_ns, image), Origin(camera_frame, None, None, time.monotonic_ns())
         with self._lock:
             return self._outcome(frame, self._running.ask(frame), where)
+
+    def calibrate(self) -> Calibration:
+        """Learn now, from everything seen so far, how well places are told apart; in force from the next image on.
+
+        Returns:
+            For the size that the map has now.
+
+        Raises:
+            CalibrationError: too little was seen.
+            ConfigError: calibration is off.
+        """
+        with self._lock:
+            return self._running.calibrate()
 
     def encode(self, image: Image) -> Descriptor:
         """(D,) descriptor of an image, for consumers with images of their own. Waits for the image at work."""
@@ -299,7 +322,7 @@ class PlaceRecogniser:
     # -- outcomes ----------------------------------------------------------------------------------------------------
 
     def _outcome(self, frame: Frame, update: Update, where: Origin) -> Outcome:
-        frames, store = self.node_config.frames, self._map.store
+        frames, store, floor = self.node_config.frames, self._map.store, self.config.gate.min_similarity
         return Outcome(
             frame=frame,
             update=update,
@@ -307,7 +330,7 @@ class PlaceRecogniser:
             session=self.session,
             session_names=dict(self._map.session_names),
             model_id=self.encoder.spec.fingerprint,
-            min_similarity=self.config.gate.min_similarity,
+            min_similarity=floor if update.min_similarity is None else update.min_similarity,
             base_frame=where.base_frame or frames.base,
             odom_frame=where.odom_frame or frames.odom,
             camera_frame=where.camera_frame,

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
+from progeo_edge.calibration import Calibration, Gate, document_key
 from progeo_edge.config import Config
 from progeo_edge.detector import LoopDetector
 from progeo_edge.encoders import Encoder
-from progeo_edge.errors import InputError, MapError
+from progeo_edge.errors import ConfigError, InputError, MapError
 from progeo_edge.geometry import Camera
 from progeo_edge.map_store import MapStore
 from progeo_edge.types import Frame, Update
@@ -16,8 +20,34 @@ from progeo_ros.map_in_use import MapInUse
 
 log = logging.getLogger(__name__)
 
+CAMERA = "cam0"
+"""Name of the node's camera in the map."""
 MAX_CAMERA_CHANGES = 5
 """A camera that keeps changing is not fixed to the robot; a session per image would be no map."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What the map has learned about telling its places apart.
+
+    Attributes:
+        calibration: With the number of keyframes that can be found now.
+        gate: In force with it.
+    """
+
+    calibration: Calibration
+    gate: Gate
+
+    def false_per_hour(self, min_similarity: float) -> float:
+        """How often an hour an impostor passes by a cosine or by the motion score of the gate, before the geometry."""
+        calibration = self.calibration
+        by_cosine = calibration.false_per_hour(min_similarity, calibration.num_keyframes)
+        score, tail = self.gate.min_motion_score, calibration.motion_tail
+        if score is None or tail is None:
+            return by_cosine
+        return by_cosine + calibration.queries_per_hour * float(
+            tail.false_probability(score, calibration.num_keyframes)
+        )
 
 
 class RunningDetector:
@@ -105,10 +135,39 @@ class RunningDetector:
         """
         if self._detector is not None:
             return self._detector.relocalize(frame)
-        if self.map.store.path is None:
-            raise MapError("a map in memory cannot be asked before the first image; send an image first")
-        with MapStore.open(self.map.store.path, spec=self._encoder.spec, read_only=True) as store:
-            return LoopDetector(self._encoder, store, None, self.config).relocalize(frame)
+        with self._asked() as detector:
+            return detector.relocalize(frame)
+
+    def learned(self) -> Learned | None:
+        """The calibration and the gate in force; None before there are any."""
+        detector = self._detector
+        if detector is None:
+            return None
+        calibration = detector.calibration(CAMERA)
+        gate = detector.calibrator.gate(CAMERA, detector.num_searchable)
+        if calibration is None or gate is None:
+            return None
+        return Learned(replace(calibration, num_keyframes=detector.num_searchable), gate)
+
+    def calibrate(self) -> Calibration:
+        """Learn from everything seen so far, now, and keep it in the map.
+
+        Returns:
+            For the size that the map has now.
+
+        Raises:
+            CalibrationError: too little was seen.
+            ConfigError: calibration is off.
+        """
+        if not self.config.calibration.enabled:
+            raise ConfigError("calibration.enabled is off, so that nothing is learned; set it, and drive")
+        if self._detector is not None:
+            return _learn_now(self._detector)
+        with self._asked() as detector:
+            calibration = _learn_now(detector)
+        if not self.map.store.read_only:
+            self.map.store.set_document(document_key(CAMERA), calibration.to_dict())
+        return calibration
 
     def begin_session(self) -> str:
         """Begin a session now, or with the first image; returns its name."""
@@ -136,6 +195,14 @@ class RunningDetector:
         finally:
             self._detector = None
             self.map.close()
+
+    @contextmanager
+    def _asked(self) -> Iterator[LoopDetector]:
+        """A detector of the map for one question before the first image, which has no session."""
+        if self.map.store.path is None:
+            raise MapError("a map in memory cannot be asked before the first image; send an image first")
+        with MapStore.open(self.map.store.path, spec=self._encoder.spec, read_only=True) as store:
+            yield LoopDetector(self._encoder, store, None, self.config)
 
     def _first(self, camera: Camera | None) -> LoopDetector:
         sessions = [] if self.map.store.read_only else self.map.store.sessions()
@@ -165,3 +232,7 @@ class RunningDetector:
         detector = LoopDetector(self._encoder, self.map.store, camera, self.config, session=name)
         self.map.read_sessions()
         return detector
+
+
+def _learn_now(detector: LoopDetector) -> Calibration:
+    return replace(detector.calibrator.refit(CAMERA), num_keyframes=detector.num_searchable)

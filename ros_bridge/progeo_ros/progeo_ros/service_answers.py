@@ -11,7 +11,12 @@ from typing import Any
 from progeo_edge.errors import ConfigError, ProgeoError
 from progeo_edge.sources.images import FrameError
 from progeo_ros.conversions.incoming import header_stamp_ns, image_of
-from progeo_ros.conversions.outgoing import loop_candidates_message, loop_closure_messages, relocalization_message
+from progeo_ros.conversions.outgoing import (
+    VERDICT_CODES,
+    loop_candidates_message,
+    loop_closure_messages,
+    relocalization_message,
+)
 from progeo_ros.message_types import MessageTypes
 from progeo_ros.operation import Operation
 
@@ -124,10 +129,25 @@ def _merge_map(types: MessageTypes, operation: Operation, request: Any, response
 
 
 def _calibrate(types: MessageTypes, operation: Operation, request: Any, response: Any) -> str:  # noqa: ANN401
-    response.min_similarity = math.nan
-    raise ConfigError(
-        "this version has no calibration yet; set gate.min_similarity by hand, or leave the decision to the geometry"
-    )
+    settings = operation.recogniser.config.calibration
+    rate = float(request.max_false_accepts_per_hour) or settings.max_false_per_hour
+    if not math.isfinite(rate) or rate < 0:
+        raise ConfigError(
+            f"max_false_accepts_per_hour is {rate}; expected a positive number, or 0 for calibration.max_false_per_hour"
+        )
+    calibration = operation.recogniser.calibrate()
+    num_keyframes = calibration.num_keyframes
+    min_similarity = calibration.min_similarity(num_keyframes, rate)
+    response.verdict = VERDICT_CODES[calibration.separability(rate)]
+    response.min_similarity = min_similarity
+    response.probability = calibration.probability(min_similarity, num_keyframes)
+    response.false_per_hour = calibration.false_per_hour(min_similarity, num_keyframes)
+    response.same_place_share = calibration.share_above(min_similarity)
+    response.num_keyframes = num_keyframes
+    response.num_queries = calibration.tail.num_queries
+    response.num_pairs = calibration.num_same_place
+    response.pairs_verified = calibration.verified
+    return calibration.advice(rate)
 
 
 _SERVICES = (

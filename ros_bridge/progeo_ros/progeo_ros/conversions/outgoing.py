@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from progeo_edge.calibration import Separability
 from progeo_edge.types import Candidate, LoopClosure, PoseKind, ScaleSource, Status, Verification
 from progeo_ros.conversions.standard import parent_axes, pose_message, pose_with_covariance
 from progeo_ros.events import Outcome, map_pose
@@ -53,6 +54,9 @@ SCALE_SOURCE_CODES: dict[ScaleSource, int] = {
 DTYPE_CODES: dict[Literal["float32", "float16"], int] = {"float32": 0, "float16": 1}
 """Constants of progeo_msgs/GlobalDescriptor."""
 
+VERDICT_CODES: dict[Separability, int] = {Separability.NONE: 1, Separability.WEAK: 2, Separability.GOOD: 3}
+"""Constants of progeo_msgs/Calibrate; 0 is UNKNOWN, for answers without success."""
+
 # -- messages of progeo_msgs -----------------------------------------------------------------------------------------
 
 
@@ -72,6 +76,7 @@ def loop_candidates_message(types: MessageTypes, outcome: Outcome) -> Any:  # no
         status=_status(types, update.status),
         candidates=[_candidate(types, outcome, candidate) for candidate in update.candidates],
         min_similarity=float(outcome.min_similarity),
+        min_motion_score=_number(update.min_motion_score),
         stages=list(update.timings_ms),
         stages_ms=np.array(list(update.timings_ms.values()), np.float32),
         latency_ms=float(outcome.latency_ms),
@@ -159,6 +164,7 @@ def _candidate(types: MessageTypes, outcome: Outcome, candidate: Candidate) -> A
         status=_status(types, candidate.status),
         verification=_verification(types, candidate.verification),
         odom_mahalanobis=_number(candidate.odom_mahalanobis),
+        supported=bool(candidate.supported),
     )
 
 
