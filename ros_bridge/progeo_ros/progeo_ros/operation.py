@@ -142,7 +142,9 @@ class Operation:
         self.pipeline.examine(observe)
         with self._health_lock:
             self._health.facts.update(facts)
-            self._check_clock(now_ns)
+            self._health.warn("calibration", self._facts.calibration_problem)
+            no_time = "use_sim_time is set, but /clock brings no time"
+            self._health.warn("clock", no_time if now_ns == 0 else "")
             return diagnostics_message(self._ros.types, self._health, now_ns, self._ros.name)
 
     def _log_news(self) -> None:
@@ -151,12 +153,6 @@ class Operation:
         lasting = [self._complaints.due(problem.partition(":")[0], problem) for problem in problems]
         for sentence in [*events, *filter(None, lasting)]:
             log.warning("%s", sentence)
-
-    def _check_clock(self, now_ns: int) -> None:
-        if now_ns == 0:
-            self._health.warnings["clock"] = "use_sim_time is set, but /clock brings no time"
-        else:
-            self._health.warnings.pop("clock", None)
 
     # -- images ------------------------------------------------------------------------------------------------------
 

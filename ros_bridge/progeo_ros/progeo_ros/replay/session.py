@@ -175,6 +175,7 @@ class ReplaySession:
         self._health.observe(self._assembler, now_ns, adapters=counters)
         # Where the map lies is known only when the replay is done.
         self._health.facts.update({key: value for key, value in self._facts.read().items() if key != "map"})
+        self._health.warn("calibration", self._facts.calibration_problem)
         self._writer.write("/diagnostics", diagnostics_message(self._types, self._health, now_ns), now_ns)
         for adapter in self._adapters:
             self._perform(adapter.on_tick(now_ns), now_ns)
