@@ -68,6 +68,7 @@ def test_the_answer_is_the_threshold_that_keeps_the_promise(tmp_path):
     assert 0.0 < response.probability < 1.0
     assert response.same_place_share > 0.5
     assert not response.pairs_verified
+    assert response.num_keyframes == 0, "of the map as it is now, not of the drive that was learned from"
     assert "tells the places of this environment apart" in response.message
     document = stored(path)
     assert document is not None
