@@ -18,7 +18,8 @@ STEP_M, RATE_HZ = 1.0, 1.0
 def drive(num_places: int, num_keyframes: int, seed: int, *, odometry: bool = True) -> Iterator[Keyframe]:
     """Laps of a circle of `num_places` metres, one keyframe per metre and second."""
     places = np.random.default_rng([seed, 1]).normal(size=(num_places, DIMENSION))
-    smooth = sum((5 - abs(shift)) * np.roll(places, shift, axis=0) for shift in range(-4, 5)) / 9.2
+    blur = np.stack([(5 - abs(shift)) * np.roll(places, shift, axis=0) for shift in range(-4, 5)])
+    smooth = blur.sum(axis=0) / 9.2
     rng = np.random.default_rng([seed, 2])
     radius_m = num_places * STEP_M / (2 * np.pi)
     for i in range(num_keyframes):

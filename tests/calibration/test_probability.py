@@ -19,7 +19,8 @@ def samples(rng, count=3000):
 
 def test_probabilities_are_what_they_say():
     rng = np.random.default_rng(0)
-    curve = fit_curve(*samples(rng), np.full(3000, 400.0), prior=0.5)
+    same, other = samples(rng)
+    curve = fit_curve(same, other, np.full(3000, 400.0), prior=0.5)
     same, other = samples(rng, 20_000)
     scores = np.concatenate([same, other])
     is_same = np.concatenate([np.ones(20_000), np.zeros(20_000)])
@@ -31,7 +32,8 @@ def test_probabilities_are_what_they_say():
 
 def test_a_prior_of_few_revisits_lowers_every_probability():
     rng = np.random.default_rng(1)
-    often, seldom = (fit_curve(*samples(rng), np.full(3000, 400.0), prior=p) for p in (0.5, 0.05))
+    same, other = samples(rng)
+    often, seldom = (fit_curve(same, other, np.full(3000, 400.0), prior) for prior in (0.5, 0.05))
     assert seldom.probability(0.6, 400.0) < 0.5 * often.probability(0.6, 400.0)
 
 
