@@ -6,13 +6,14 @@ import importlib.util
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from progeo_edge.back_ends import gtsam_factor, import_gtsam
 from progeo_edge.config import OdometryConfig
 from progeo_edge.constraints import UNKNOWN_M, Constraint, chains, closure_constraint, odometry_constraints
-from progeo_edge.errors import ConfigError, InputError
+from progeo_edge.errors import InputError
 from progeo_edge.geometry import FloatArray, invert, make_transform, rotation_angle
 from progeo_edge.types import LoopClosure, Transform
 
@@ -21,7 +22,6 @@ _LOGGER = logging.getLogger(__name__)
 INLIER_PROBABILITY = 0.999
 """A closure whose residual is beyond this quantile of its own covariance counts as wrong."""
 _ANCHOR_SIGMA = 1e-6
-_ROTATION_FIRST = np.array([3, 4, 5, 0, 1, 2])
 # Square metres per orientation: too light to matter beside positions, enough to settle what they leave open.
 _ORIENTATION_WEIGHT_M2 = 1e-6
 
@@ -31,12 +31,35 @@ def has_solver() -> bool:
     return importlib.util.find_spec("gtsam") is not None
 
 
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """A solved pose graph.
+
+    Attributes:
+        poses: T_world_base by keyframe id.
+        left_out: The closures that contradict the rest, in their order.
+    """
+
+    poses: dict[int, Transform]
+    left_out: tuple[LoopClosure, ...] = ()
+
+
 def optimise(
     odometry_poses: Mapping[int, Transform],
     closures: Sequence[LoopClosure],
     config: OdometryConfig,
     sessions: Mapping[int, int] | None = None,
 ) -> dict[int, Transform]:
+    """The poses of `solve`."""
+    return solve(odometry_poses, closures, config, sessions).poses
+
+
+def solve(
+    odometry_poses: Mapping[int, Transform],
+    closures: Sequence[LoopClosure],
+    config: OdometryConfig,
+    sessions: Mapping[int, int] | None = None,
+) -> Solution:
     """Poses that agree with the odometry and with those closures that agree with each other.
 
     Wrong closures are found by graduated non-convexity with truncated least squares (Yang, Antonante, Tzoumas,
@@ -55,33 +78,39 @@ def optimise(
             with each other; closures join them.
 
     Returns:
-        T_world_base by keyframe id. The first keyframe keeps its odometry pose, and so does the first one of every
-        group of sessions that no closure joins with an earlier group.
+        Poses and the closures found wrong. The first keyframe keeps its odometry pose, and so does the first one of
+        every group of sessions that no closure joins with an earlier group.
 
     Raises:
         ConfigError: GTSAM is not installed.
         InputError: a pose that is not rigid.
     """
     odometry = odometry_constraints(odometry_poses, config, sessions)
-    measured = _usable_constraints(closures, odometry_poses)
-    components = _join(chains(odometry_poses, sessions), odometry_poses, measured)
+    usable = _usable_constraints(closures, odometry_poses)
+    components = _join(chains(odometry_poses, sessions), odometry_poses, [c for _, c in usable])
     initial = {i: component.T_world_odom[i] @ odometry_poses[i] for component in components for i in component.ids}
     component_of = {i: number for number, component in enumerate(components) for i in component.ids}
-    measured = [c for c in measured if component_of[c.first_id] == component_of[c.second_id]]
-    if not measured:
-        return initial
-    return _solve(initial, odometry, measured, components)
+    joined = [(closure, c) for closure, c in usable if component_of[c.first_id] == component_of[c.second_id]]
+    if not joined:
+        return Solution(initial)
+    poses, kept = _solve(initial, odometry, [c for _, c in joined], components)
+    left_out = tuple(closure for (closure, _), good in zip(joined, kept, strict=True) if not good)
+    if left_out:
+        _LOGGER.warning("%d of %d closures contradict the rest and were left out", len(left_out), len(joined))
+    return Solution(poses, left_out)
 
 
 # -- what goes into the graph ----------------------------------------------------------------------------------------
 
 
-def _usable_constraints(closures: Sequence[LoopClosure], poses: Mapping[int, Transform]) -> list[Constraint]:
+def _usable_constraints(
+    closures: Sequence[LoopClosure], poses: Mapping[int, Transform]
+) -> list[tuple[LoopClosure, Constraint]]:
     result = []
     for closure in closures:
         constraint = closure_constraint(closure)
         if constraint is not None and constraint.first_id in poses and constraint.second_id in poses:
-            result.append(constraint)
+            result.append((closure, constraint))
     if len(result) < len(closures):
         _LOGGER.info("%d of %d closures have no pose or no odometry", len(closures) - len(result), len(closures))
     return result
@@ -146,8 +175,9 @@ def _solve(
     odometry: Sequence[Constraint],
     measured: Sequence[Constraint],
     components: Sequence[_Component],
-) -> dict[int, Transform]:
-    gtsam = _import_gtsam()
+) -> tuple[dict[int, Transform], NDArray[np.bool_]]:
+    """Poses by keyframe id, and which of `measured` were kept."""
+    gtsam = import_gtsam()
     graph, values = gtsam.NonlinearFactorGraph(), gtsam.Values()
     for keyframe_id, T_world_base in initial.items():
         values.insert(keyframe_id, gtsam.Pose3(T_world_base))
@@ -158,7 +188,7 @@ def _solve(
             noise = gtsam.noiseModel.Isotropic.Sigma(6, sigma)
             graph.add(gtsam.PriorFactorPose3(start, gtsam.Pose3(initial[start]), noise))
     for constraint in [*odometry, *measured]:
-        graph.add(_factor(gtsam, constraint))
+        graph.add(gtsam_factor(constraint))
     num_trusted = graph.size() - len(measured)
 
     parameters = gtsam.GncLMParams()
@@ -167,29 +197,8 @@ def _solve(
     optimizer = gtsam.GncLMOptimizer(graph, values, parameters)
     optimizer.setInlierCostThresholdsAtProbability(INLIER_PROBABILITY)
     result = optimizer.optimize()
-    num_left_out = int(np.count_nonzero(np.asarray(optimizer.getWeights())[num_trusted:] < 0.5))
-    if num_left_out:
-        _LOGGER.warning("%d of %d closures contradict the rest and were left out", num_left_out, len(measured))
-    return {keyframe_id: np.asarray(result.atPose3(keyframe_id).matrix()) for keyframe_id in initial}
-
-
-def _factor(gtsam: Any, constraint: Constraint) -> Any:  # noqa: ANN401
-    """GTSAM perturbs on the right as we do, but orders rotation before translation."""
-    covariance = constraint.covariance[np.ix_(_ROTATION_FIRST, _ROTATION_FIRST)]
-    noise = gtsam.noiseModel.Gaussian.Covariance(covariance)
-    T_first_second = gtsam.Pose3(constraint.T_first_second)
-    return gtsam.BetweenFactorPose3(constraint.first_id, constraint.second_id, T_first_second, noise)
-
-
-def _import_gtsam() -> Any:  # noqa: ANN401
-    try:
-        import gtsam
-    except ImportError as error:
-        raise ConfigError(
-            f"the pose graph needs GTSAM, which cannot be imported ({error}); install it with "
-            "pip install 'progeo-edge[graph]'"
-        ) from error
-    return gtsam
+    kept = np.asarray(optimizer.getWeights())[num_trusted:] >= 0.5
+    return {keyframe_id: np.asarray(result.atPose3(keyframe_id).matrix()) for keyframe_id in initial}, kept
 
 
 # -- how good is a trajectory ----------------------------------------------------------------------------------------
