@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from progeo_edge.cli.console import console, error_console
 
 if TYPE_CHECKING:
-    from progeo_edge.evaluation.loops import LoopsResult
+    from progeo_edge.evaluation.loops_result import LoopsResult
     from progeo_edge.evaluation.retrieval import RetrievalResult
 
 

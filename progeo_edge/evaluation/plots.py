@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from progeo_edge.atomic import replacing
 from progeo_edge.errors import SourceError
-from progeo_edge.evaluation.loops import RECALL_GRID, LoopsResult
+from progeo_edge.evaluation.loops_result import RECALL_GRID, LoopsResult
 from progeo_edge.evaluation.retrieval import RetrievalResult
 
 if TYPE_CHECKING:

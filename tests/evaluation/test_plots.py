@@ -7,7 +7,7 @@ import pytest
 from progeo_edge.errors import SourceError
 from progeo_edge.evaluation.bootstrap import Interval
 from progeo_edge.evaluation.curves import precision_recall
-from progeo_edge.evaluation.loops import CurveResult, LoopsResult
+from progeo_edge.evaluation.loops_result import CurveResult, LoopsResult
 from progeo_edge.evaluation.plots import plot_curves, plot_recall
 from progeo_edge.evaluation.retrieval import RetrievalResult
 
