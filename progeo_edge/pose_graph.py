@@ -220,10 +220,7 @@ class TrajectoryError:
 
 
 def trajectory_error(estimate: Mapping[int, Transform], truth: Mapping[int, Transform]) -> TrajectoryError:
-    """Compare the keyframes that both know, after aligning the estimate without changing its scale.
-
-    The alignment is Umeyama's (TPAMI 1991) with scale 1. Where positions leave it open, as on a straight line, the
-    orientations decide.
+    """Compare the keyframes that both know, after `align`.
 
     Args:
         estimate: T_world_base by keyframe id, in any frame.
@@ -232,11 +229,7 @@ def trajectory_error(estimate: Mapping[int, Transform], truth: Mapping[int, Tran
     Raises:
         InputError: no keyframe in common.
     """
-    ids = sorted(estimate.keys() & truth.keys())
-    if not ids:
-        raise InputError("estimate and truth have no keyframe in common; give both by the same keyframe ids")
-    estimated, true = np.stack([estimate[i] for i in ids]), np.stack([truth[i] for i in ids])
-    aligned = _rigid_alignment(estimated, true) @ estimated
+    _, aligned, true = align(estimate, truth)
     errors_m = np.linalg.norm(aligned[:, :3, 3] - true[:, :3, 3], axis=1)
     angles_rad = [rotation_angle(a[:3, :3].T @ t[:3, :3]) for a, t in zip(aligned, true, strict=True)]
     return TrajectoryError(
@@ -244,6 +237,27 @@ def trajectory_error(estimate: Mapping[int, Transform], truth: Mapping[int, Tran
         max_m=float(errors_m.max()),
         rmse_deg=float(np.degrees(np.sqrt(np.mean(np.square(angles_rad))))),
     )
+
+
+def align(
+    estimate: Mapping[int, Transform], truth: Mapping[int, Transform]
+) -> tuple[list[int], FloatArray, FloatArray]:
+    """Lay an estimate over the truth without changing its scale.
+
+    The alignment is Umeyama's (TPAMI 1991) with scale 1. Where positions leave it open, as on a straight line, the
+    orientations decide.
+
+    Returns:
+        Ids that both know in ascending order; their (N, 4, 4) estimates in the frame of the truth; and (N, 4, 4) truth.
+
+    Raises:
+        InputError: no keyframe in common.
+    """
+    ids = sorted(estimate.keys() & truth.keys())
+    if not ids:
+        raise InputError("estimate and truth have no keyframe in common; give both by the same keyframe ids")
+    estimated, true = np.stack([estimate[i] for i in ids]), np.stack([truth[i] for i in ids])
+    return ids, _rigid_alignment(estimated, true) @ estimated, true
 
 
 def _rigid_alignment(estimated: FloatArray, true: FloatArray) -> Transform:

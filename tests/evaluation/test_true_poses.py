@@ -81,7 +81,7 @@ def test_a_run_is_judged_by_poses_as_by_the_same_pairs(tmp_path):
 def test_a_moved_and_turned_world_gives_the_same_verdicts(seed):
     rng = np.random.default_rng(seed)
     names = [f"k{i}" for i in range(12)]
-    poses = {name: _pose(*rng.uniform(0, 40, 2), rng.uniform(-180, 180)) for name in names}
+    poses = {name: _pose(rng.uniform(0, 40), rng.uniform(0, 40), rng.uniform(-180, 180)) for name in names}
     T = make_transform(rotation_exp(rng.normal(0, 1, 3)), rng.normal(0, 100, 3))
     from pathlib import Path
 
