@@ -12,7 +12,7 @@ import numpy as np
 
 from progeo_edge.constraints import Constraint
 from progeo_edge.errors import ConfigError, InputError
-from progeo_edge.geometry import Camera, FloatArray, check_transform, invert
+from progeo_edge.geometry import Camera, FloatArray, check_transform
 from progeo_edge.types import LoopClosure, PoseKind, Transform
 
 DIRECTION_SIGMA_DEG = 5.0
@@ -116,7 +116,7 @@ def gtsam_direction_factor(
 
     Args:
         closure: UP_TO_SCALE.
-        camera: Its mounting; None when poses are of the camera itself.
+        camera: Of both images, for its mounting; None when poses are of the camera itself.
         keys: Of the reference's and of the query's camera.
         direction_sigma_deg: Standard deviation of the direction.
 
@@ -129,17 +129,18 @@ def gtsam_direction_factor(
     if verification is None or verification.pose_kind is not PoseKind.UP_TO_SCALE:
         kind = None if verification is None else verification.pose_kind.value
         raise InputError(f"the closure's pose is {kind}; only UP_TO_SCALE has a direction to make a factor of")
-    T_base_camera = np.eye(4) if camera is None else camera.T_base_camera
     what = f"pose of the closure {closure.query_id} -> {closure.reference_id}"
-    T_bases = check_transform(verification.T_reference_query, what)
-    T = invert(T_base_camera) @ T_bases @ T_base_camera
-    R = T_base_camera[:3, :3]
+    T = check_transform(verification.T_reference_query, what)
+    # The verifier turned rotation and direction into the bases' axes and left the lever arm out; this turns them back.
+    R_base_camera = np.eye(3) if camera is None else camera.T_base_camera[:3, :3]
+    rotation = R_base_camera.T @ T[:3, :3] @ R_base_camera
+    direction = R_base_camera.T @ T[:3, 3]
     if verification.covariance is None:
         raise InputError(f"{what} has no covariance; without one it cannot be weighed")
     covariance = np.zeros((5, 5))
-    covariance[:3, :3] = R.T @ verification.covariance[3:, 3:] @ R
+    covariance[:3, :3] = R_base_camera.T @ verification.covariance[3:, 3:] @ R_base_camera
     covariance[3:, 3:] = np.radians(direction_sigma_deg) ** 2 * np.eye(2)
-    measured = gtsam.EssentialMatrix(gtsam.Rot3(T[:3, :3]), gtsam.Unit3(T[:3, 3]))
+    measured = gtsam.EssentialMatrix(gtsam.Rot3(rotation), gtsam.Unit3(direction))
     return gtsam.EssentialMatrixConstraint(*keys, measured, gtsam.noiseModel.Gaussian.Covariance(covariance))
 
 

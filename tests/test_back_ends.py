@@ -24,7 +24,7 @@ from progeo_edge.back_ends import (
     ros_covariance,
     rotation_vector_information,
 )
-from progeo_edge.config import OdometryConfig
+from progeo_edge.config import OdometryConfig, VerificationConfig
 from progeo_edge.constraints import Constraint, closure_constraint, odometry_constraints
 from progeo_edge.errors import InputError
 from progeo_edge.geometry import (
@@ -40,6 +40,9 @@ from progeo_edge.geometry import (
 )
 from progeo_edge.outputs import write_g2o
 from progeo_edge.types import Keyframe, LoopClosure, PoseKind, Status, Transform, Verification
+from progeo_edge.verification.features import FeatureExtractor
+from progeo_edge.verification.verifier import Verifier
+from tests.small_world import camera, two_passes
 
 ROOT = Path(__file__).resolve().parents[1]
 COUNT = 12
@@ -283,13 +286,13 @@ def test_a_robust_factor_weighs_a_contradiction_down() -> None:
 
 
 def scaleless(constraint: Constraint, T_base_camera: Transform) -> LoopClosure:
-    """The same closure as two views without metres tell it."""
-    T = invert(T_base_camera) @ constraint.T_first_second @ T_base_camera
-    T[:3, 3] /= np.linalg.norm(T[:3, 3])
+    """The same closure as two views without metres tell it: no lever arm, and a direction in the reference's axes."""
+    cameras = invert(T_base_camera) @ constraint.T_first_second @ T_base_camera
+    direction = T_base_camera[:3, :3] @ cameras[:3, 3]
+    pose = make_transform(constraint.T_first_second[:3, :3], direction / np.linalg.norm(direction))
     covariance = constraint.covariance.copy()
     covariance[:3, 3:] = covariance[3:, :3] = 0.0
     covariance[:3, :3] = 4.0 * np.eye(3)
-    pose = T_base_camera @ T @ invert(T_base_camera)
     return closure_of(Constraint(constraint.first_id, constraint.second_id, pose, covariance), PoseKind.UP_TO_SCALE)
 
 
@@ -344,7 +347,7 @@ def test_directions_recover_what_rotations_cannot() -> None:
     covariance = np.diag([0.05, 0.2, 0.05, 0.002, 0.002, 0.002]) ** 2
     steps = [Constraint(i, i + 1, invert(truth[i]) @ truth[i + 1] @ slip, covariance) for i in range(COUNT - 1)]
     start = dead_reckoning(steps)
-    camera = Camera("pinhole", 64, 48, np.eye(3), T_base_camera=MOUNTING)
+    mounted = Camera("pinhole", 64, 48, np.eye(3), T_base_camera=MOUNTING)
     closures = exact_scaleless(truth)
     rotations = [c for c in map(closure_constraint, closures) if c is not None]
     loose = [Constraint(c.first_id, c.second_id, c.T_first_second, _free_translation(c.covariance)) for c in rotations]
@@ -352,13 +355,30 @@ def test_directions_recover_what_rotations_cannot() -> None:
     eyes = {100 + i: T @ MOUNTING for i, T in start.items()}
     ties = [gtsam_factor(Constraint(i, 100 + i, MOUNTING, 1e-10 * np.eye(6))) for i in start]
     directions = [
-        gtsam_direction_factor(c, camera, (100 + c.reference_id, 100 + c.query_id), direction_sigma_deg=0.5)
+        gtsam_direction_factor(c, mounted, (100 + c.reference_id, 100 + c.query_id), direction_sigma_deg=0.5)
         for c in closures
     ]
     found, _ = solved_by_gtsam(gtsam, start | eyes, [*map(gtsam_factor, steps), *ties, *directions])
     bases = {i: found[i] for i in truth}
     assert distance_m_deg(turned, truth)[0] > 1.0
     assert distance_m_deg(bases, truth)[0] < 0.5 * distance_m_deg(turned, truth)[0]
+
+
+def test_a_direction_that_the_verifier_found_agrees_with_the_true_cameras() -> None:
+    gtsam = gtsam_or_skip()
+    frames, truth = two_passes()
+    config = VerificationConfig(working_size_px=320, max_features=500)
+    extractor, verifier = FeatureExtractor(config), Verifier(config)
+    first, second = (frames[i] for i in (0, 2))
+    features = [extractor.extract(frame.image, camera=camera()) for frame in (first, second)]
+    verification = verifier.verify(features[1], features[0], camera(), camera())
+    assert verification.pose_kind is PoseKind.UP_TO_SCALE
+    factor = gtsam_direction_factor(LoopClosure(1, 0, 0.9, verification=verification), camera(), (0, 1))
+    values = gtsam.Values()
+    for key, frame in enumerate((first, second)):
+        values.insert(key, gtsam.Pose3(truth[frame.stamp_ns] @ camera().T_base_camera))
+    rotation_and_direction_deg = np.degrees(np.abs(factor.unwhitenedError(values)))
+    assert rotation_and_direction_deg.max() < 2.0, rotation_and_direction_deg
 
 
 def _free_translation(covariance: FloatArray) -> FloatArray:

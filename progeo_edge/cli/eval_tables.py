@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from progeo_edge.profiles import JudgedVariant
 
 MAX_NAMED = 10
-TRAJECTORY_COLUMNS = ("error", "odometry: rmse", "median", "max", "with closures: rmse", "median", "max")
+TRAJECTORY_COLUMNS = ("error: rmse (median, max)", "odometry", "with closures")
 PROFILE_COLUMNS = (
     *("setting", "closures", "false", "precision", "recall", "events closed"),
     *("false/h before geometry", "false/h after", "on the front"),
@@ -155,15 +155,13 @@ def trajectory_rows(result: TrajectoryResult) -> list[tuple[str, ...]]:
         f"RPE over {distance} in deg": "rpe_deg",
     }
     return [
-        (title, *_figures(getattr(result.odometry, name)), *_figures(getattr(result.with_closures, name, None)))
+        (title, _figures(getattr(result.odometry, name)), _figures(getattr(result.with_closures, name, None)))
         for title, name in names.items()
     ]
 
 
-def _figures(figures: ErrorFigures | None) -> tuple[str, str, str]:
-    if figures is None:
-        return "-", "-", "-"
-    return f"{figures.rmse:.3f}", f"{figures.median:.3f}", f"{figures.max:.3f}"
+def _figures(figures: ErrorFigures | None) -> str:
+    return "-" if figures is None else f"{figures.rmse:.3f} ({figures.median:.3f}, {figures.max:.3f})"
 
 
 def print_profiles(judged: Sequence[JudgedVariant]) -> None:

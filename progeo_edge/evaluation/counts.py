@@ -37,7 +37,7 @@ class Rate:
 
     def text(self) -> str:
         """Such as "2.5 [0.3, 9.0] per hour"."""
-        return f"{self.per_hour:.3g} [{self.low:.3g}, {self.high:.3g}] per hour"
+        return f"{_short(self.per_hour)} [{_short(self.low)}, {_short(self.high)}] per hour"
 
     def to_dict(self) -> dict[str, float]:
         """For JSON."""
@@ -48,6 +48,10 @@ class Rate:
             "low": self.low,
             "high": self.high,
         }
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def rate(count: int, hours: float, level: float = LEVEL) -> Rate:
