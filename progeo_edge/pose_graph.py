@@ -15,12 +15,11 @@ from progeo_edge.config import OdometryConfig
 from progeo_edge.constraints import UNKNOWN_M, Constraint, chains, closure_constraint, odometry_constraints
 from progeo_edge.errors import InputError
 from progeo_edge.geometry import FloatArray, invert, make_transform, rotation_angle
+from progeo_edge.truncated_problem import TruncatedProblem
 from progeo_edge.types import LoopClosure, Transform
 
 _LOGGER = logging.getLogger(__name__)
 
-INLIER_PROBABILITY = 0.999
-"""A closure whose residual is beyond this quantile of its own covariance counts as wrong."""
 _ANCHOR_SIGMA = 1e-6
 # Square metres per orientation: too light to matter beside positions, enough to settle what they leave open.
 _ORIENTATION_WEIGHT_M2 = 1e-6
@@ -64,7 +63,8 @@ def solve(
 
     Wrong closures are found by graduated non-convexity with truncated least squares (Yang, Antonante, Tzoumas,
     Carlone, RA-L 2020): it starts from a convex problem, so that a right closure is not given up merely because the
-    odometry has drifted far, and ends with every closure either kept or left out.
+    odometry has drifted far, and ends with every closure either kept or left out. Where it leaves some out, a second
+    solution from a soft kernel is tried, and the one with the lower truncated cost is taken.
 
     METRIC closures count in full, UP_TO_SCALE ones by their rotation and the prior revisit radius, ROTATION_ONLY ones
     by their rotation; see `closure_constraint`. Closures without a pose, or of a keyframe without odometry, are left
@@ -178,7 +178,7 @@ def _solve(
 ) -> tuple[dict[int, Transform], NDArray[np.bool_]]:
     """Poses by keyframe id, and which of `measured` were kept."""
     gtsam = import_gtsam()
-    graph, values = gtsam.NonlinearFactorGraph(), gtsam.Values()
+    trusted, values = gtsam.NonlinearFactorGraph(), gtsam.Values()
     for keyframe_id, T_world_base in initial.items():
         values.insert(keyframe_id, gtsam.Pose3(T_world_base))
     for component in components:
@@ -186,18 +186,16 @@ def _solve(
             # Later sessions hang on closures; if all of those turn out wrong, this keeps the system solvable.
             sigma = _ANCHOR_SIGMA if number == 0 else UNKNOWN_M
             noise = gtsam.noiseModel.Isotropic.Sigma(6, sigma)
-            graph.add(gtsam.PriorFactorPose3(start, gtsam.Pose3(initial[start]), noise))
-    for constraint in [*odometry, *measured]:
-        graph.add(gtsam_factor(constraint))
-    num_trusted = graph.size() - len(measured)
-
-    parameters = gtsam.GncLMParams()
-    parameters.setLossType(gtsam.GncLossType.TLS)
-    parameters.setKnownInliers(list(range(num_trusted)))
-    optimizer = gtsam.GncLMOptimizer(graph, values, parameters)
-    optimizer.setInlierCostThresholdsAtProbability(INLIER_PROBABILITY)
-    result = optimizer.optimize()
-    kept = np.asarray(optimizer.getWeights())[num_trusted:] >= 0.5
+            trusted.add(gtsam.PriorFactorPose3(start, gtsam.Pose3(initial[start]), noise))
+    for constraint in odometry:
+        trusted.add(gtsam_factor(constraint))
+    problem = TruncatedProblem(gtsam, trusted, measured)
+    result, kept = problem.by_gnc(values)
+    if not kept.all():
+        # Where stiff closures are few, all of them may lose to a wrong one on the way: then a soft kernel may see more.
+        other, other_kept = problem.by_soft_kernel(values)
+        if problem.cost(other, other_kept) < problem.cost(result, kept):
+            result, kept = other, other_kept
     return {keyframe_id: np.asarray(result.atPose3(keyframe_id).matrix()) for keyframe_id in initial}, kept
 
 
