@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+import zipfile
 from collections import deque
 from dataclasses import dataclass
 
@@ -159,7 +160,7 @@ class Observations:
                 result._neighbours.extend(file["neighbours"].tolist())
                 result._verified.extend(file["verified"].tolist())
                 result._totals = dict(zip(result._totals, file["totals"].tolist(), strict=True))
-        except (ValueError, KeyError, OSError, EOFError) as error:
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise CalibrationError(
                 f"the observations in the map cannot be read ({error}); calibrate again with progeo-calibrate"
             ) from error
