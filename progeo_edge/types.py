@@ -278,7 +278,9 @@ class Relocalisation:
             place too little; FROZEN when the robot moved and the picture did not; otherwise how far the best candidate
             came.
         num_frames: Views that voted. Blank frames and unchanged views do not count.
-        stamp_ns: Time of the image that `T_odom_base` belongs to; None without a match.
+        stamp_ns: Time of the image that `T_odom_base` belongs to: the last view, or without odometry the one that
+            `match` verified. None without a match.
+        query_stamp_ns: Time of the image that `match` verified; None without a match.
     """
 
     match: LoopClosure | None
@@ -288,3 +290,4 @@ class Relocalisation:
     status: Status = Status.NO_CANDIDATE
     num_frames: int = 0
     stamp_ns: int | None = None
+    query_stamp_ns: int | None = None

@@ -36,6 +36,10 @@ AGAIN_WRONG = 0.5
 """A view passes at a wrong place, consistently with another view that has; upper confidence bound."""
 
 
+LEAST_PRIOR = 1e-4
+"""No appearance is proof, neither for nor against a place."""
+
+
 def likelihood_ratio(verification: Verification | None) -> float:
     """How much more likely a passed verification is at the right place than at a wrong one; 1 without any."""
     if verification is None:
@@ -58,6 +62,7 @@ def log_odds(prior: float, strongest: Verification | None, num_agreeing: int, nu
         num_agreeing: Further views that vote for this place.
         num_others: Views that do not.
     """
+    prior = min(max(prior, LEAST_PRIOR), 1.0 - LEAST_PRIOR)
     first = math.log(prior / (1.0 - prior)) + math.log(likelihood_ratio(strongest))
     again = math.log(AGAIN_RIGHT / AGAIN_WRONG)
     missed = math.log((1.0 - AGAIN_RIGHT) / (1.0 - AGAIN_WRONG))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -25,10 +25,15 @@ from progeo_edge.types import Descriptor, Frame, LoopClosure, PoseKind, Relocali
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Place:
-    """Votes for one place, at most one per view, the strongest first."""
+    """Votes for one place, at most one per view, the strongest first.
+
+    The other views count against it. When it is a rival of another place, only those do that looked at it and found
+    something else: in a corridor of many equal doors no view has the time to verify all of them.
+    """
 
     votes: tuple[Vote, ...]
     log_odds: float
+    log_odds_as_rival: float
 
 
 class Relocaliser:
@@ -81,7 +86,6 @@ class Relocaliser:
             self._answer = Relocalisation(None, 0.0, status=Status.FROZEN)
         elif self._is_new_view(frame):
             update = self._detector.relocalize(frame)
-            self._last = frame
             if update.status is not Status.UNRECOGNISABLE:
                 self._remember(frame, update)
                 self._answer = self._decide()
@@ -92,7 +96,7 @@ class Relocaliser:
     # -- views -------------------------------------------------------------------------------------------------------
 
     def _is_frozen(self, frame: Frame) -> bool:
-        """The robot moved, and the camera gives the very same numbers: no sensor does that."""
+        """The robot moved since the last vote, and the camera gives the very same numbers: no sensor does that."""
         last = self._last
         if last is None or frame.T_odom_base is None or last.T_odom_base is None:
             return False
@@ -110,8 +114,16 @@ class Relocaliser:
 
     def _remember(self, frame: Frame, update: Update) -> None:
         self._gate.keep(frame, self._descriptor(frame))
+        self._last = frame
         accepted = tuple(c for c in update.candidates if c.status is Status.ACCEPTED)
-        self._views.append((View(self._num_views, frame.stamp_ns, frame.T_odom_base, accepted), update.status))
+        # The geometry that was refused says nothing of the pose.
+        refused = tuple(
+            replace(c, verification=None)
+            for c in update.candidates
+            if c.verification and c.status is not Status.ACCEPTED
+        )
+        view = View(self._num_views, frame.stamp_ns, frame.T_odom_base, accepted, refused)
+        self._views.append((view, update.status))
         self._num_views += 1
 
     # -- places ------------------------------------------------------------------------------------------------------
@@ -121,7 +133,7 @@ class Relocaliser:
         if not places:
             furthest = max((status for _, status in self._views), key=PROGRESS.index)
             return Relocalisation(None, 0.0, status=furthest, num_frames=len(self._views))
-        probabilities = posterior([place.log_odds for place in places])
+        probabilities = posterior([places[0].log_odds, *(place.log_odds_as_rival for place in places[1:])])
         if probabilities[0] >= self._config.min_probability:
             return self._match(places[0].votes[0], probabilities[0])
         is_somewhere = sum(probabilities) >= self._config.min_probability
@@ -148,8 +160,13 @@ class Relocaliser:
             strongest.setdefault(vote.view.index, vote)
         first = next(iter(strongest.values())).candidate
         prior = self._config.prior_probability if first.probability is None else first.probability
-        num_others = len(self._views) - len(strongest)
-        return _Place(tuple(strongest.values()), log_odds(prior, first.verification, len(strongest) - 1, num_others))
+        others = [view for view, _ in self._views if view.index not in strongest]
+        num_denying = sum(self._denies(view, next(iter(strongest.values()))) for view in others)
+        evidence = [log_odds(prior, first.verification, len(strongest) - 1, n) for n in (len(others), num_denying)]
+        return _Place(tuple(strongest.values()), *evidence)
+
+    def _denies(self, view: View, vote: Vote) -> bool:
+        return any(self._agree(vote, Vote(view, candidate)) for candidate in view.refused)
 
     # -- the answer --------------------------------------------------------------------------------------------------
 
@@ -170,4 +187,5 @@ class Relocaliser:
             Status.ACCEPTED,
             len(self._views),
             vote.view.stamp_ns if T_vote_newest is None else newest.stamp_ns,
+            vote.view.stamp_ns,
         )

@@ -26,12 +26,14 @@ class View:
         stamp_ns: Time of the image.
         T_odom_base: By the odometry of the present session, or None.
         accepted: Its verified candidates.
+        refused: Its candidates whose verification failed, without that.
     """
 
     index: int
     stamp_ns: int
     T_odom_base: Transform | None
     accepted: tuple[Candidate, ...]
+    refused: tuple[Candidate, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
