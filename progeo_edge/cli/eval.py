@@ -80,6 +80,9 @@ def retrieval(
     encoder: Annotated[
         str, typer.Option(help="vlad, thumbnail, orb-bow, a bundle, or a .safetensors checkpoint")
     ] = "vlad",
+    whitening: Annotated[
+        Path | None, typer.Option(help="whitening of this encoder, from progeo-calibrate whiten")
+    ] = None,
     rerank: Annotated[bool, typer.Option(help="re-rank the first candidates by their appearance grids")] = False,
     rerank_weight: Annotated[float | None, typer.Option(min=0, max=1, help="default: that of the pipeline")] = None,
     block_length: Annotated[
@@ -100,7 +103,7 @@ def retrieval(
     chosen = _choose_set(queries, database, images, matches, places, times, radius_m if utm else None, exclude_within_s)
     default_weight = SearchConfig().rerank_weight if rerank else None
     weight = rerank_weight if rerank and rerank_weight is not None else default_weight
-    model = open_encoder(encoder)
+    model = open_encoder(encoder, whitening)
     try:
         with progress("images") as bar:
             task = bar.add_task(f"describing with {model.spec.name}", total=chosen.num_images)
@@ -208,8 +211,10 @@ def _choose_set(
     return protocols.set_from_matches(queries, database, matches)
 
 
-def open_encoder(name: str) -> Encoder:
-    """One of the two baselines by name, or what `load_encoder` opens."""
+def open_encoder(name: str, whitening: Path | None = None) -> Encoder:
+    """One of the two baselines by name, or what `load_encoder` opens, whitened when a file is given."""
+    if name in ("thumbnail", "orb-bow") and whitening is not None:
+        raise ConfigError(f"--whitening {whitening} does not apply to the baseline {name}; give --encoder")
     if name == "thumbnail":
         from progeo_edge.evaluation.baselines import ThumbnailEncoder
 
@@ -220,7 +225,7 @@ def open_encoder(name: str) -> Encoder:
         return OrbBowEncoder()
     from progeo_edge.encoders import load_encoder
 
-    return load_encoder(name)
+    return load_encoder(name, whitening=whitening)
 
 
 def _percentiles(values_ms: NDArray[np.float64]) -> dict[str, float]:

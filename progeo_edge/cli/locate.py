@@ -40,6 +40,9 @@ def locate(
     encoder: Annotated[str, typer.Option(help="the one that made the map, as in progeo-run")] = "vlad",
     backend: Annotated[Literal["auto", "tensorrt", "onnx"], typer.Option(help="of a bundle")] = "auto",
     precision: Annotated[Literal["fp32", "fp16", "int8"] | None, typer.Option(help="of a bundle")] = None,
+    whitening: Annotated[
+        Path | None, typer.Option(help="whitening of this encoder, from progeo-calibrate whiten")
+    ] = None,
     camera: Annotated[Path | None, typer.Option(help="camera YAML; without it there is no pose")] = None,
     picture: Annotated[Path | None, typer.Option(help="write the match beside the query: .jpg or .png")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
@@ -69,7 +72,7 @@ def locate(
     options: dict[str, Any] = {"kind": kind, "rate_hz": rate, "fps": fps, "poses": poses}
     options |= {"image_topic": image_topic, "odom_topic": odom_topic}
     frames, known_camera = _open(source, load_camera(camera) if camera else None, options)
-    model = load_encoder(encoder, backend=backend, precision=precision)
+    model = load_encoder(encoder, backend=backend, precision=precision, whitening=whitening)
     with MapStore.open(map_file, spec=model.spec, read_only=True) as store:
         relocaliser = Relocaliser(LoopDetector(model, store, known_camera, config))
         looked_at = _look(relocaliser, frames)
