@@ -13,9 +13,10 @@ from progeo_edge.encoders import load_encoder
 from progeo_edge.geometry import Camera, invert, rotation_angle
 from progeo_edge.map_store import MapStore
 from progeo_edge.types import Frame, Status, Transform, Update
-from progeo_edge.world import StreetWorld, WorldSource, forward_camera, simulate_drive
+from progeo_edge.world import StreetWorld, World, WorldSource, forward_camera, simulate_drive
 from progeo_edge.world.lighting import EVENING, NIGHT, OVERCAST
 from progeo_edge.world.trajectory import DriveStep
+from progeo_edge.world.world import repetitive_corridor
 
 FRAME_RATE_HZ = 2.5
 """A view every 1.2 m at 3 m/s."""
@@ -83,7 +84,7 @@ class _KnownMap:
 
 
 def record_trials(
-    seeds: Sequence[int], *, num_starts: int, num_views: int, config: Config | None = None, calibrated: bool = True
+    seeds: Sequence[int], *, num_starts: int, num_views: int, config: Config | None = None, is_calibrated: bool = True
 ) -> Iterator[Trial]:
     """Wake up `num_starts` times in every world, in its own map and in the map of the world before.
 
@@ -92,7 +93,7 @@ def record_trials(
         num_starts: Random places of another drive in other light.
         num_views: Views from there on.
         config: Of the detector; None for the conservative profile without deadline.
-        calibrated: Look up with intrinsics and depth; else with neither.
+        is_calibrated: Look up with intrinsics and depth; else with neither.
     """
     settings = config or load_config(defaults=WITHOUT_DEADLINE)
     camera = forward_camera(320, 240)
@@ -100,7 +101,7 @@ def record_trials(
     for seed in seeds:
         world = StreetWorld(seed)
         drive = _first_pass(simulate_drive(world, seed, frame_rate_hz=FRAME_RATE_HZ))
-        known = _drive_map(world, drive, camera if calibrated else None, settings)
+        known = _drive_map(world, drive, camera if is_calibrated else None, settings, depth=is_calibrated)
         light = list(LIGHTS)[seed % len(LIGHTS)]
         other = [
             replace(step, lighting=replace(LIGHTS[light], noise_seed=step.lighting.noise_seed))
@@ -108,11 +109,24 @@ def record_trials(
         ]
         for start in np.random.default_rng(seed).integers(0, len(other) - num_views, num_starts):
             steps = other[start : start + num_views]
-            frames = list(WorldSource(world, steps, camera, depth=calibrated))
+            frames = list(WorldSource(world, steps, camera, depth=is_calibrated))
             yield _ask(known, light, True, frames, steps)
             if before is not None:
                 yield _ask(before, light, False, frames, steps)
         before = known
+
+
+def corridor_trials(seed: int, num_starts: int, num_views: int, config: Config, *, depth: bool) -> Iterator[Trial]:
+    """Wake up in a corridor whose every 4 m look the same; only a match of the true period is right."""
+    camera, world = forward_camera(320, 240), repetitive_corridor(seed)
+    drives = [
+        simulate_drive(world, drive_seed, frame_rate_hz=FRAME_RATE_HZ, speed_m_per_s=1.5)
+        for drive_seed in (seed, seed + 1000)
+    ]
+    known = _drive_map(world, drives[0], camera, config, depth=depth)
+    for start in np.random.default_rng(seed).integers(0, len(drives[1]) - num_views, num_starts):
+        steps = drives[1][start : start + num_views]
+        yield _ask(known, "day", True, list(WorldSource(world, steps, camera, depth=depth)), steps)
 
 
 def _first_pass(drive: Sequence[DriveStep]) -> Sequence[DriveStep]:
@@ -120,11 +134,13 @@ def _first_pass(drive: Sequence[DriveStep]) -> Sequence[DriveStep]:
     return drive[: next(i for i, step in enumerate(drive) if "evening" in step.label)]
 
 
-def _drive_map(world: StreetWorld, drive: Sequence[DriveStep], camera: Camera | None, config: Config) -> _KnownMap:
+def _drive_map(
+    world: World, drive: Sequence[DriveStep], camera: Camera | None, config: Config, *, depth: bool
+) -> _KnownMap:
     encoder = load_encoder("vlad")
     store = MapStore.create(None, encoder.spec)
     detector = LoopDetector(encoder, store, camera, config)
-    for frame in WorldSource(world, drive, camera or forward_camera(320, 240), depth=camera is not None):
+    for frame in WorldSource(world, drive, camera or forward_camera(320, 240), depth=depth):
         detector.process(frame)
     truth = {step.stamp_ns: step.T_world_base for step in drive}
     return _KnownMap(detector, {info.id: truth[info.stamp_ns] for info in store.infos()})

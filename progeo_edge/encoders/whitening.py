@@ -2,8 +2,8 @@
 
 Descriptors of one environment often share most of their direction: a few axes hold what all its pictures have in
 common. Whitening takes the mean away, keeps the strongest axes and divides each by its spread, shrunk towards the
-strongest one so that weak axes do not become noise. (PCA whitening of image descriptors: Jegou and Chum, "Negative Evidences and
-Co-occurences in Image Retrieval", ECCV 2012.) docs/whitening.md says when it helps.
+strongest one so that weak axes do not become noise. (PCA whitening of image descriptors: Jegou and Chum, "Negative
+Evidences and Co-occurences in Image Retrieval", ECCV 2012.) docs/whitening.md says when it helps.
 
 The file is text, then numbers: a line with the format, a line with the sha256 of all that follows, a line of JSON, and
 the mean and the projection as little-endian float32. Loading it never runs code.
@@ -108,8 +108,8 @@ class WhitenedEncoder:
         if header.inner_fingerprint != inner.spec.fingerprint:
             raise ModelError(
                 f"the whitening was learned for model {header.model} (fingerprint {header.inner_fingerprint[:12]}), "
-                f"but the encoder is {inner.spec.name} ({inner.spec.fingerprint[:12]}); use that model, or learn it again "
-                "with progeo-calibrate whiten"
+                f"but the encoder is {inner.spec.name} ({inner.spec.fingerprint[:12]}); use that model, or learn it "
+                "again with progeo-calibrate whiten"
             )
         self._inner, self._whitening = inner, whitening
         fingerprint = hashlib.sha256(inner.spec.fingerprint.encode() + whitening.to_bytes()).hexdigest()
