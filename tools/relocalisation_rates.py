@@ -27,7 +27,7 @@ from progeo_edge.types import LocalFeatures, Status, Verification
 from progeo_edge.verification import FeatureExtractor, Verifier
 from tools.relocalisation_trials import record_trials
 
-THRESHOLDS = (1, 60, 100)
+THRESHOLDS = (1, 60, 100, 150)
 """Inliers; 1 is any passed verification."""
 BESIDE_CORRIDOR_FRAMES = 6
 BESIDE_TOWER_FRAMES = 3
@@ -60,6 +60,7 @@ def main() -> None:
     print(f"|---|---|{'---|' * len(THRESHOLDS)}")
     tower = arguments.data / "train" / "ie_tower_indoor"
     outcomes, rows = _tower(tower)
+    again = _again_in_tower(outcomes, rows)
     _print_rates("wrong, look-alike floors", [o for group in outcomes for o in group], upper=True)
     _print_rates("wrong, corridor", _corridor(arguments.data / "dev" / "vprbench_corridor", right=False), upper=True)
     _print_rates("right, corridor", _corridor(arguments.data / "dev" / "vprbench_corridor", right=True), upper=False)
@@ -75,7 +76,7 @@ def main() -> None:
     right = [trial.best_inliers_in_place(view) for trial in streets if trial.is_own for view in trial.views]
     _print_rates("right, streets in other light", [Outcome(n, 0, 0) for n in right], upper=False)
     print()
-    _print_again("wrong, look-alike floors", *_again_in_tower(outcomes, rows), upper=True)
+    _print_again("wrong, look-alike floors", *again, upper=True)
     series = [[trial.best_inliers_in_place(view) for view in trial.views] for trial in streets if trial.is_own]
     pairs = [(a, b) for inliers in series for a, b in pairwise(inliers) if a > 0]
     _print_again("right, streets in other light", sum(b > 0 for _, b in pairs), len(pairs), upper=False)
