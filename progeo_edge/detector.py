@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from progeo_edge.calibration import Calibration, Calibrator, MapSizes
 from progeo_edge.candidates import CandidateSearch
 from progeo_edge.config import Config, config_to_yaml
 from progeo_edge.encoders import Encoder
@@ -85,6 +86,9 @@ class LoopDetector:
             self._recall_last_keyframe()
         self._search = CandidateSearch(map_store, self.config, self._path, current_session=self._session)
         self._judge = Judge(map_store, self.config, self._path, current_session=self._session)
+        self.calibrator = Calibrator(
+            map_store, self.config.calibration, self._judge.graph, self._path.covariance, self._positions_so_far()
+        )
 
     @property
     def session(self) -> int | None:
@@ -116,13 +120,18 @@ class LoopDetector:
                 return _no_keyframe(Status.NOT_A_KEYFRAME, timer)
 
             candidates = self._search.propose(keyframe, timer)
+            num_searched = len(self._search)
+            candidates = self.calibrator.with_probabilities(candidates, frame.camera, num_searched)
             query = Query(keyframe, features, self._camera_for(frame.image), self._mask(frame))
-            candidates = self._judge.decide(query, candidates, timer)
+            gate = self.calibrator.gate(frame.camera, num_searched)
+            candidates = self._judge.decide(query, candidates, timer, gate)
             closures = _closures(keyframe.id, candidates)
             status = _overall_status(candidates)
 
             with timer.stage("store"):
                 self._store(frame, keyframe, status, candidates, closures)
+            with timer.stage("calibrate"):
+                self._learn(keyframe, candidates, closures, num_searched)
             return Update(keyframe, tuple(candidates), closures, status, timer.timings_ms())
 
     def relocalize(self, frame: Frame, *, include_recent: bool = True) -> Update:
@@ -144,16 +153,22 @@ class LoopDetector:
                 return _no_keyframe(Status.UNRECOGNISABLE, timer)
             keyframe = replace(self._keyframe(frame, features, timer), id=RELOCALISATION_QUERY_ID, T_odom_base=None)
             candidates = self._search.propose(keyframe, timer, relocalising=True, include_recent=include_recent)
+            candidates = self.calibrator.with_probabilities(candidates, frame.camera, len(self._search))
             query = Query(keyframe, features, self._camera_for(frame.image), self._mask(frame))
             candidates = self._judge.decide_alone(query, candidates, timer)
             closures = _closures(RELOCALISATION_QUERY_ID, candidates)
             return Update(None, tuple(candidates), closures, _overall_status(candidates), timer.timings_ms())
+
+    def calibration(self, camera: str = "cam0") -> Calibration | None:
+        """What the map has learned about telling its places apart; None before there is enough to learn from."""
+        return self.calibrator.calibration(camera)
 
     def close(self) -> None:
         """Keep beside and in the map what would have to be learned again. The map itself is complete at any time."""
         if self.map_store.read_only:
             return
         self._search.save_cache()
+        self.calibrator.save()
         if self.config.verification.static_mask:
             self.map_store.set_blob(STATIC_MASK_KEY, self._static_mask.to_bytes())
 
@@ -218,6 +233,13 @@ class LoopDetector:
         self._judge.remember(keyframe, candidates, closures)
         self._observe_static_pixels(frame)
 
+    def _learn(
+        self, keyframe: Keyframe, candidates: Sequence[Candidate], closures: tuple[LoopClosure, ...], num_searched: int
+    ) -> None:
+        """After the keyframe is acknowledged: what is learned of it decides about the next ones only."""
+        sizes = MapSizes(num_searched, self._search.num_of_session)
+        self.calibrator.observe(keyframe, self._search.ranked, candidates, closures, sizes)
+
     def _camera_for(self, image: Image) -> Camera | None:
         camera = self._camera
         if camera is None:
@@ -256,6 +278,11 @@ class LoopDetector:
             if info.session == self._session:
                 path.add(info.id, info.T_odom_base)
         return path
+
+    def _positions_so_far(self) -> dict[int, NDArray[np.float64]]:
+        """Positions by odometry of the keyframes of a resumed session."""
+        infos = [info for info in self.map_store.infos() if info.session == self._session]
+        return {info.id: info.T_odom_base[:3, 3] for info in infos if info.T_odom_base is not None}
 
     def _recall_last_keyframe(self) -> None:
         """A resumed session compares its first frame with the last keyframe, as if it had never stopped."""

@@ -81,6 +81,7 @@ def _candidate(candidate: Candidate, keyframes: Mapping[int, KnownKeyframe]) -> 
         "rerank_score": _number(candidate.rerank_score),
         "probability": _number(candidate.probability),
         "status": candidate.status.value,
+        "supported": candidate.supported,
         **_verification_numbers(candidate.verification),
     }
 

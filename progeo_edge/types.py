@@ -212,6 +212,8 @@ class Candidate:
         verification: Present when the geometry was tried.
         odom_mahalanobis: Distance to the odometry's prediction (6 degrees of freedom when METRIC, else the rotation's
             3); None without odometry or pose.
+        supported: Whether it passed what comes before the geometry: the calibrated gate, or without a calibration the
+            sequence. Only strong geometry makes up for its absence.
     """
 
     reference_id: int
@@ -221,6 +223,7 @@ class Candidate:
     probability: float | None = None
     verification: Verification | None = None
     odom_mahalanobis: float | None = None
+    supported: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
