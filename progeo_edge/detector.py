@@ -358,6 +358,7 @@ def _overall_status(candidates: Sequence[Candidate]) -> Status:
 
 PROGRESS: tuple[Status, ...] = (
     Status.NOT_A_KEYFRAME,
+    Status.FROZEN,
     Status.UNRECOGNISABLE,
     Status.NO_CANDIDATE,
     Status.LOW_SIMILARITY,
@@ -375,6 +376,7 @@ PROGRESS: tuple[Status, ...] = (
     Status.FAILED_SEQUENCE,
     Status.GRAVITY,
     Status.ODOM_INCONSISTENT,
+    Status.AMBIGUOUS,
     Status.ACCEPTED,
 )
 """How far each status stands along the pipeline."""
