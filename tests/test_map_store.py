@@ -65,7 +65,7 @@ def test_keyframe_comes_back(tmp_path):
     np.testing.assert_array_equal(info.T_odom_base, original.T_odom_base)
     assert shown is not None and np.abs(shown.astype(int) - thumbnail).max() <= 4
     assert session.name == "first" and session.config_yaml == "a: 1\n" and session.num_keyframes == 1
-    assert session.camera is not None and session.camera.to_dict() == CAMERA.to_dict()
+    assert isinstance(session.camera, Camera) and session.camera.to_dict() == CAMERA.to_dict()
     assert back.features is not None and original.features is not None
     assert np.abs(back.features.keypoints_px - original.features.keypoints_px).max() <= 1 / 64
     np.testing.assert_array_equal(back.features.descriptors, original.features.descriptors)
