@@ -154,7 +154,7 @@ def test_camera_info_and_static_transforms(tmp_path, bag_format):
     messages.add("/odom", START_NS, messages.odometry(START_NS, (0.0, 0.0, 0.0), IDENTITY))
     messages.add("/cam/image_raw", START_NS, messages.grey(START_NS, 9))
     camera = open_source(messages.write(tmp_path)).camera
-    assert camera is not None
+    assert isinstance(camera, Camera)
     assert (camera.model, camera.width_px, camera.height_px) == ("pinhole", 8, 6)
     np.testing.assert_allclose(camera.K, np.array([[10.0, 0, 4], [0, 10, 3], [0, 0, 1]]))
     np.testing.assert_allclose(camera.distortion, [0.1, 0, 0, 0, 0])
@@ -168,7 +168,7 @@ def test_without_static_transforms_the_camera_looks_forward(tmp_path, caplog):
     messages.add("/odom", START_NS, messages.odometry(START_NS, (0.0, 0.0, 0.0), IDENTITY))
     messages.add("/cam/image_raw", START_NS, messages.grey(START_NS, 9))
     camera = open_source(messages.write(tmp_path)).camera
-    assert camera is not None
+    assert isinstance(camera, Camera)
     np.testing.assert_allclose(camera.T_base_camera[:3, :3] @ [0, 0, 1], [1, 0, 0])
     assert "no static transform from 'base_link' to 'camera'" in caplog.text
 
@@ -183,7 +183,7 @@ def test_rectified_topics_use_the_projection_and_the_baseline(tmp_path):
         messages.add("/right/image_rect", stamp_ns + 150_000_000, messages.grey(stamp_ns + 1_000_000, 80 + index))
     source = open_source(messages.write(tmp_path), image_topic="/left/image_rect", right_topic="/right/image_rect")
     camera = source.camera
-    assert camera is not None
+    assert isinstance(camera, Camera)
     assert camera.K[0, 0] == 20.0
     assert camera.distortion.size == 0
     assert camera.baseline_m == pytest.approx(0.12)
@@ -210,7 +210,7 @@ def test_camera_info_of_fisheye_and_of_a_region(tmp_path):
     messages.add("/camera_info", START_NS, info)
     messages.add("/image_raw", START_NS, messages.grey(START_NS, 9))
     camera = open_source(messages.write(tmp_path)).camera
-    assert camera is not None
+    assert isinstance(camera, Camera)
     assert (camera.model, camera.width_px, camera.height_px) == ("fisheye", 8, 6)
     assert (camera.K[0, 2], camera.K[1, 2]) == (2.0, 2.0)
 
