@@ -2,8 +2,8 @@
 
     python tools/rig_table.py --seeds 100 101
 
-Every seed is a street world (`progeo_edge.world.StreetWorld`) driven once, with a stretch the other way round. A closure
-is false when its relative pose errs by more than 1 m or 10 degrees against the truth.
+Every seed is a street world (`progeo_edge.world.StreetWorld`) driven once, with a stretch the other way round. A
+closure is false when its relative pose errs by more than 1 m or 10 degrees against the truth.
 """
 
 from __future__ import annotations
