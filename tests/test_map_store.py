@@ -71,6 +71,20 @@ def test_keyframe_comes_back(tmp_path):
     np.testing.assert_array_equal(back.features.descriptors, original.features.descriptors)
 
 
+def test_the_cameras_of_a_rig_come_back_by_name(tmp_path):
+    rig = {"front": CAMERA, "rear": replace(CAMERA, T_base_camera=np.diag([-1.0, -1.0, 1.0, 1.0]))}
+    with MapStore.create(tmp_path / "m.progeo", SPEC) as made:
+        made.begin_session("rig", camera=rig, config_yaml="")
+        made.begin_session("one", camera=CAMERA, config_yaml="")
+    with MapStore.open(tmp_path / "m.progeo", read_only=True) as store:
+        found, one = (session.camera for session in store.sessions())
+    assert isinstance(found, dict)
+    assert {name: camera.to_dict() for name, camera in found.items()} == {
+        name: camera.to_dict() for name, camera in rig.items()
+    }
+    assert isinstance(one, Camera)
+
+
 def test_closures_come_back(store):
     add(store, 0, 1)
     verified, unverified = closure(2, 0), LoopClosure(2, 1, 0.5)
