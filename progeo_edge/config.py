@@ -162,6 +162,23 @@ class BudgetConfig(Section):
     deadline_ms: float = Field(150.0, ge=0, description="no verification starts after this time per query; 0 = none")
 
 
+class RelocalisationConfig(Section):
+    """Where in a known map did the robot wake up."""
+
+    max_frames: int = Field(10, ge=1, le=100, description="views that may vote; the last ones when there were more")
+    min_probability: float = Field(0.95, gt=0, lt=1, description="less is no match")
+    prior_probability: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description="without calibration: probability that a candidate is the right place before its geometry is known",
+    )
+    agreement_m: float = Field(
+        1.0, gt=0, description="two votes for one place may lie this far apart, besides the drift between them"
+    )
+    agreement_deg: float = Field(10.0, gt=0, description="and be turned by this angle")
+
+
 class StoreConfig(Section):
     """What the map keeps."""
 
@@ -185,6 +202,7 @@ class Config(Section):
     verification: VerificationConfig = VerificationConfig()
     odometry: OdometryConfig = OdometryConfig()
     budget: BudgetConfig = BudgetConfig()
+    relocalisation: RelocalisationConfig = RelocalisationConfig()
     store: StoreConfig = StoreConfig()
 
 

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from progeo_edge.calibration import Gate
 from progeo_edge.config import Config
-from progeo_edge.geometry import Camera
+from progeo_edge.geometry import Camera, camera_named
 from progeo_edge.map_store import MapStore
+from progeo_edge.moments import Moments
 from progeo_edge.odometry import DrivenPath, OdometryCheck
 from progeo_edge.place_graph import PlaceGraph
 from progeo_edge.sequence import SequenceCheck
+from progeo_edge.static_masks import StaticMasks
 from progeo_edge.timing import StageTimer
 from progeo_edge.types import Candidate, Keyframe, LocalFeatures, LoopClosure, Status, Verification
 from progeo_edge.verification import Verifier
@@ -43,17 +45,39 @@ class Query:
 class Judge:
     """Decides about candidates, and remembers what the next decisions depend on."""
 
-    def __init__(self, map_store: MapStore, config: Config, path: DrivenPath, *, current_session: int | None) -> None:
+    def __init__(
+        self,
+        map_store: MapStore,
+        config: Config,
+        path: DrivenPath,
+        *,
+        current_session: int | None,
+        moments: Moments | None = None,
+        static_masks: StaticMasks | None = None,
+    ) -> None:
+        """Make a judge for a map.
+
+        Args:
+            map_store: The map.
+            config: Settings.
+            path: The way driven in the current session.
+            current_session: Id of the session that queries belong to; None with a read-only map.
+            moments: Of the map's keyframes, shared with others; None reads them from the map.
+            static_masks: Of the cameras of the current session; None knows the query's mask only.
+        """
         self._map_store = map_store
         self._config = config
         self._path = path
         self._session = current_session
         self._verifier = Verifier(config.verification)
         self._odometry = OdometryCheck(config.odometry)
-        self._graph = _place_graph(map_store)
+        self._moments = Moments(map_store.infos()) if moments is None else moments
+        self._static_masks = static_masks
+        self._graph = _place_graph(map_store, self._moments)
         self._sequence = SequenceCheck(config.sequence, self._graph)
         self._cameras = {session.id: session.camera for session in map_store.sessions()}
         self._infos = {info.id: (info.session, info.T_odom_base) for info in map_store.infos()}
+        self._camera_names = {info.id: info.camera for info in map_store.infos()}
         self._reference_features: OrderedDict[int, LocalFeatures | None] = OrderedDict()
 
     @property
@@ -77,15 +101,18 @@ class Judge:
             gate: The calibrated gate; None without a calibration.
         """
         with timer.stage("sequence"):
-            candidates = self.with_support(candidates, gate)
+            candidates = self.with_support(query.keyframe, candidates, gate)
         return self._verify_in_order(query, candidates, timer, unsupported=_status_without(gate))
 
-    def with_support(self, candidates: Sequence[Candidate], gate: Gate | None) -> list[Candidate]:
+    def with_support(self, keyframe: Keyframe, candidates: Sequence[Candidate], gate: Gate | None) -> list[Candidate]:
         """The candidates, with what comes before the geometry decided: `Candidate.supported`."""
-        return [replace(c, supported=_is_open(c) and self._is_supported(c, gate)) for c in candidates]
+        joins = self._moments.would_join(keyframe.session, keyframe.stamp_ns, keyframe.camera)
+        return [replace(c, supported=_is_open(c) and self._is_supported(c, gate, joins)) for c in candidates]
 
-    def _is_supported(self, candidate: Candidate, gate: Gate | None) -> bool:
-        return self._sequence.passes(candidate.reference_id) if gate is None else gate.passes(candidate)
+    def _is_supported(self, candidate: Candidate, gate: Gate | None, joins: bool) -> bool:
+        if gate is None:
+            return self._sequence.passes(candidate.reference_id, joins=joins)
+        return gate.passes(candidate)
 
     def decide_alone(self, query: Query, candidates: Sequence[Candidate], timer: StageTimer) -> list[Candidate]:
         """As `decide`, without any memory of earlier keyframes (relocalisation)."""
@@ -95,11 +122,14 @@ class Judge:
     def remember(self, keyframe: Keyframe, candidates: Sequence[Candidate], closures: Sequence[LoopClosure]) -> None:
         """The keyframe is in the map with these closures."""
         self._infos[keyframe.id] = (keyframe.session, keyframe.T_odom_base)
-        self._graph.add_keyframe(keyframe.id, keyframe.session)
+        self._camera_names[keyframe.id] = keyframe.camera
+        self._moments.add(keyframe)
+        joins = self._moments.joined(keyframe.id)
+        self._graph.add_keyframe(keyframe.id, keyframe.session, joins=joins)
         for closure in closures:
             self._graph.add_closure(closure.query_id, closure.reference_id)
         leading = [c.reference_id for c in candidates if c.status not in (Status.SUPPRESSED, Status.LOW_SIMILARITY)]
-        self._sequence.remember(leading)
+        self._sequence.remember(leading, joins=joins)
 
     def _verify_in_order(
         self, query: Query, candidates: Sequence[Candidate], timer: StageTimer, *, unsupported: Status
@@ -127,9 +157,11 @@ class Judge:
             if reference is None:
                 return replace(candidate, status=Status.FEW_MATCHES, verification=Verification(Status.FEW_MATCHES))
             session, _ = self._infos[candidate.reference_id]
-            if session == query.keyframe.session and query.static_mask is not None:
-                reference = without_static_pixels(reference, query.static_mask)
-            reference_camera = _at_size(self._cameras.get(session), reference.image_size_px)
+            camera_name = self._camera_names[candidate.reference_id]
+            static_mask = self._mask_of_reference(query, session, camera_name, reference.image_size_px)
+            if static_mask is not None:
+                reference = without_static_pixels(reference, static_mask)
+            reference_camera = _at_size(camera_named(self._cameras.get(session), camera_name), reference.image_size_px)
             verification = self._verifier.verify(query.features, reference, query.camera, reference_camera)
         candidate = replace(candidate, status=verification.status, verification=verification)
         if candidate.status is not Status.ACCEPTED:
@@ -150,6 +182,16 @@ class Judge:
             return candidate
         status, distance = self._odometry.judge(verification, T_odom_reference, T_odom_query, drift)
         return replace(candidate, status=status, odom_mahalanobis=distance)
+
+    def _mask_of_reference(
+        self, query: Query, session: int, camera: str, size_px: tuple[int, int]
+    ) -> NDArray[np.uint8] | None:
+        """Static pixels are known of the cameras of this session only."""
+        if session != query.keyframe.session:
+            return None
+        if camera == query.keyframe.camera:
+            return query.static_mask
+        return None if self._static_masks is None else self._static_masks.mask(camera, size_px)
 
     def _features_of(self, reference_id: int) -> LocalFeatures | None:
         """Stored features; the places just looked at are likely to be asked for again."""
@@ -200,10 +242,10 @@ def _at_size(camera: Camera | None, size_px: tuple[int, int]) -> Camera | None:
     return camera.scaled_to(*size_px)
 
 
-def _place_graph(map_store: MapStore) -> PlaceGraph:
+def _place_graph(map_store: MapStore, moments: Moments) -> PlaceGraph:
     graph = PlaceGraph()
     for info in map_store.infos():
-        graph.add_keyframe(info.id, info.session)
+        graph.add_keyframe(info.id, info.session, joins=moments.joined(info.id))
     for closure in map_store.closures():
         graph.add_closure(closure.query_id, closure.reference_id)
     return graph

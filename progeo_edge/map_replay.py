@@ -66,7 +66,7 @@ class ReplayedSession:
         self.num_searched = sizes.searched
         candidates = self.calibrator.with_probabilities(candidates, keyframe.camera, sizes.searched)
         self.gate = self.calibrator.gate(keyframe.camera, sizes.searched)
-        candidates = self._judge.with_support(candidates, self.gate)
+        candidates = self._judge.with_support(keyframe, candidates, self.gate)
         self.map_store.add_keyframe(keyframe, status=Status.NO_CANDIDATE, closures=closures)
         self._path.add(keyframe.id, keyframe.T_odom_base)
         self._search.remember(keyframe)

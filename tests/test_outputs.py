@@ -112,6 +112,7 @@ def test_closure_record_carries_pose_covariance_and_names() -> None:
         *("query_id", "reference_id", "query", "reference", "query_stamp_ns", "reference_stamp_ns", "similarity"),
         *("probability", "num_matches", "num_inliers", "inlier_ratio", "coverage", "reprojection_rmse_px", "pose_kind"),
         *("scale_source", "T_reference_query", "covariance", "odom_mahalanobis"),
+        *("query_camera", "reference_camera", "heading_change_deg", "is_reverse"),
     }
     assert (record["query"], record["reference"], record["query_stamp_ns"]) == ("b", "a", 9 * S)
     assert (record["pose_kind"], record["scale_source"], record["odom_mahalanobis"]) == ("METRIC", "DEPTH", 2.5)

@@ -96,6 +96,9 @@ def _tiles(summary: Mapping[str, Any], closures: Sequence[LoopClosure]) -> list[
         (f"{len(closures)}", f"loop closures, {metric} of them metric"),
         (f"{sum(summary['candidate_statuses'].values())}", "candidates looked at"),
     ]
+    reverse = sum(1 for c in closures if c.is_reverse)
+    if reverse:
+        tiles.append((f"{reverse}", "closures of a place passed the other way round"))
     if "total" in summary["stages_ms"]:
         tiles.append((f"{summary['stages_ms']['total']['p50']:.0f} ms", "per keyframe, median"))
     if summary["skipped"]:
