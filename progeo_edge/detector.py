@@ -160,8 +160,8 @@ class LoopDetector:
                 closures,
                 status,
                 timer.timings_ms(),
-                min_similarity=self._min_similarity(gate),
-                min_motion_score=None if gate is None else gate.min_motion_score,
+                min_similarity=self._min_similarity(needed),
+                min_motion_score=None if needed is None else needed.min_motion_score,
             )
 
     def relocalize(self, frame: Frame, *, include_recent: bool = True) -> Update:

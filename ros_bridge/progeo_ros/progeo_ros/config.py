@@ -68,7 +68,7 @@ class OutputConfig(Section):
 class RelocalizeConfig(Section):
     """The service relocalize."""
 
-    timeout_s: float = Field(5.0, gt=0, description="how long it waits for an image whose place is known")
+    timeout_s: float = Field(5.0, gt=0, description="how long it waits until a place is certain")
 
 
 class RtabmapConfig(Section):

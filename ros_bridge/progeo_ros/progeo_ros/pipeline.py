@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from progeo_ros.events import Outcome
@@ -115,7 +116,7 @@ class Pipeline:
         return 0.0 if worker is None else worker.queue_age_s
 
     def relocalize(self, timeout_s: float) -> Answer:
-        """Wait for an image whose place in the map is known in metres."""
+        """Wait until images have made the place in the map certain, and known in metres."""
         if not self.is_running:
             return Answer("the node takes no images; activate it")
         if self.is_paused:
@@ -143,10 +144,11 @@ class Pipeline:
         outcome = ask(self.recogniser.process, assembled)
         self._emit(outcome)
         if self._desk.is_asked:
-            self._desk.offer(outcome if self.recogniser.read_only else ask(self.recogniser.relocalize, assembled))
+            relocalize = partial(self.recogniser.relocalize, anew=self._desk.is_new)
+            self._desk.offer(ask(relocalize, assembled))
 
 
-def ask(question: Callable[..., Outcome], assembled: AssembledFrame) -> Outcome:
+def ask(question: Callable[..., R], assembled: AssembledFrame) -> R:
     """Ask a recogniser about a frame: `ask(recogniser.process, assembled)`."""
     return question(
         assembled.frame,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -16,7 +16,7 @@ from progeo_edge.geometry import Camera
 from progeo_edge.map_store import MapStore
 from progeo_edge.types import Descriptor, Frame, Image, Update
 from progeo_ros.config import NodeConfig
-from progeo_ros.events import Outcome, thumbnail_of
+from progeo_ros.events import Outcome, Whereabouts, thumbnail_of
 from progeo_ros.map_in_use import MapInUse, user_path
 from progeo_ros.running_detector import Learned, RunningDetector
 
@@ -176,17 +176,24 @@ class PlaceRecogniser:
         frame: Frame,
         camera: Camera | None,
         *,
+        anew: bool,
         camera_frame: str = "",
         base_frame: str | None = None,
         odom_frame: str | None = None,
         generation: int = 0,
         arrival_ns: int | None = None,
-    ) -> Outcome:
-        """Where in the map is this, the recent past aside? Nothing is stored. Arguments and errors as `process`."""
+    ) -> Whereabouts:
+        """Where in the map is the robot, the recent past aside? Nothing is stored.
+
+        The image votes together with those before it, unless it is the first of a question (`anew`). The other
+        arguments and the errors are as in `process`.
+        """
         where = Origin(camera_frame, base_frame, odom_frame, arrival_ns or time.monotonic_ns())
         with self._lock:
-            update = self._running.at(camera, generation).relocalize(frame, include_recent=False)
-            return self._outcome(frame, update, where)
+            found = self._running.relocaliser(camera, generation, anew=anew).add(frame)
+            update = Update(None, (), () if found.match is None else (found.match,), found.status)
+            stamp_ns = frame.stamp_ns if found.query_stamp_ns is None else found.query_stamp_ns
+            return Whereabouts(found, self._outcome(replace(frame, stamp_ns=stamp_ns), update, where))
 
     def query(self, image: Image, *, stamp_ns: int = 0, camera_frame: str = "") -> Outcome:
         """Where has this image been seen? Nothing is stored, and no earlier image plays a part.
@@ -326,7 +333,9 @@ class PlaceRecogniser:
         return Outcome(
             frame=frame,
             update=update,
-            references={c.reference_id: self._map.infos[c.reference_id] for c in update.candidates},
+            references={
+                c.reference_id: self._map.infos[c.reference_id] for c in (*update.candidates, *update.closures)
+            },
             session=self.session,
             session_names=dict(self._map.session_names),
             model_id=self.encoder.spec.fingerprint,

@@ -14,6 +14,7 @@ from progeo_edge.encoders import Encoder
 from progeo_edge.errors import ConfigError, InputError, MapError
 from progeo_edge.geometry import Camera
 from progeo_edge.map_store import MapStore
+from progeo_edge.relocalisation import Relocaliser
 from progeo_edge.types import Frame, Update
 from progeo_ros.camera_identity import is_same_camera
 from progeo_ros.map_in_use import MapInUse
@@ -79,6 +80,7 @@ class RunningDetector:
         self._wished_session = session
         self._resume = resume
         self._detector: LoopDetector | None = None
+        self._relocaliser: tuple[LoopDetector, Relocaliser] | None = None
         self._camera_changes = 0
         self._generation: int | None = None
 
@@ -126,6 +128,15 @@ class RunningDetector:
             return self._detector
         self.camera = camera
         return self._detector
+
+    def relocaliser(self, camera: Camera | None, generation: int, *, anew: bool) -> Relocaliser:
+        """What collects votes for a place; arguments and errors as `at`. It begins anew with another detector, too."""
+        detector = self.at(camera, generation)
+        if self._relocaliser is None or self._relocaliser[0] is not detector:
+            self._relocaliser = detector, Relocaliser(detector, include_recent=False)
+        elif anew:
+            self._relocaliser[1].forget()
+        return self._relocaliser[1]
 
     def ask(self, frame: Frame) -> Update:
         """Where has this image been seen? No session begins because of a question.
@@ -193,7 +204,7 @@ class RunningDetector:
             if self._detector is not None:
                 self._detector.close()
         finally:
-            self._detector = None
+            self._detector = self._relocaliser = None
             self.map.close()
 
     @contextmanager

@@ -12,11 +12,12 @@ from progeo_edge.errors import ConfigError, ProgeoError
 from progeo_edge.sources.images import FrameError
 from progeo_ros.conversions.incoming import header_stamp_ns, image_of
 from progeo_ros.conversions.outgoing import (
+    STATUS_CODES,
     VERDICT_CODES,
     loop_candidates_message,
     loop_closure_messages,
-    relocalization_message,
 )
+from progeo_ros.conversions.whereabouts import whereabouts_message
 from progeo_ros.message_types import MessageTypes
 from progeo_ros.operation import Operation
 
@@ -85,15 +86,24 @@ def _relocalize(types: MessageTypes, operation: Operation, request: Any, respons
     timeout_s = request.timeout_s or operation.config.relocalize.timeout_s
     if not math.isfinite(timeout_s) or timeout_s < 0:
         raise ConfigError(f"timeout_s is {timeout_s}; expected seconds, or 0 for relocalize.timeout_s")
-    found = operation.pipeline.relocalize(timeout_s)
-    outcome, closure = found.outcome, found.closure
-    if outcome is not None and closure is not None:
-        position = outcome.update.closures.index(closure)
-        response.closure = loop_closure_messages(types, outcome)[position]
-    if found.problem or outcome is None or closure is None:
-        raise ConfigError(found.problem)
-    response.pose = relocalization_message(types, outcome, operation.config.frames.map)
-    return f"recognised keyframe {closure.reference_id} of session {outcome.session_of(closure.reference_id)!r}"
+    answer = operation.pipeline.relocalize(timeout_s)
+    found = answer.found
+    if found is not None:
+        relocalisation = found.relocalisation
+        response.status = types.make("progeo_msgs/msg/Status", value=STATUS_CODES[relocalisation.status])
+        response.probability = float(relocalisation.probability)
+        response.num_images = relocalisation.num_frames
+        for message in loop_closure_messages(types, found.outcome):
+            response.closure = message
+    if answer.problem or found is None or found.relocalisation.match is None:
+        raise ConfigError(answer.problem)
+    odometry = operation.recogniser.config.odometry
+    response.pose = whereabouts_message(types, found, operation.config.frames.map, odometry)
+    reference_id = found.relocalisation.match.reference_id
+    return (
+        f"recognised keyframe {reference_id} of session {found.outcome.session_of(reference_id)!r} with probability "
+        f"{found.relocalisation.probability:.3f}"
+    )
 
 
 def _start_session(types: MessageTypes, operation: Operation, request: Any, response: Any) -> str:  # noqa: ANN401
