@@ -81,6 +81,17 @@ def test_a_loop_closure_says_which_images_and_how_they_stand():
     np.testing.assert_allclose(transform_of(v.t_reference_query.pose), T_REFERENCE_QUERY, atol=1e-12)
 
 
+@pytest.mark.parametrize(("yaw", "is_reverse"), [(0.0, False), (-1.6, False), (3.0, True)])
+def test_a_place_passed_the_other_way_round_is_said_to_be(yaw, is_reverse):
+    checked = verification(PoseKind.METRIC, T=turned(0.3, yaw=yaw))
+    (message,) = loop_closure_messages(TYPES, outcome(closure(2, checked)))
+    assert message.heading_change_deg == pytest.approx(np.degrees(abs(yaw)), abs=1e-5)
+    assert message.is_reverse is is_reverse
+    (message,) = loop_closure_messages(TYPES, outcome(closure(2, None)))
+    assert math.isnan(message.heading_change_deg)
+    assert message.is_reverse is False
+
+
 def test_covariance_is_row_major_translation_first():
     (message,) = loop_closure_messages(TYPES, outcome(closure(2, verification(PoseKind.METRIC))))
     written = message.verification.t_reference_query.covariance

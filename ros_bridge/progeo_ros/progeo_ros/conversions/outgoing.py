@@ -151,6 +151,8 @@ def _loop_closure(types: MessageTypes, outcome: Outcome, closure: LoopClosure) -
         probability=_number(closure.probability),
         verification=_verification(types, closure.verification),
         odom_mahalanobis=_number(closure.odom_mahalanobis),
+        heading_change_deg=_number(closure.heading_change_deg),
+        is_reverse=closure.is_reverse is True,
         latency_ms=float(outcome.latency_ms),
         model_id=outcome.model_id,
     )
