@@ -22,7 +22,6 @@ from progeo_edge.relocalisation.evidence import log_odds, posterior
 from progeo_edge.relocalisation.votes import Agreement, View, Vote, motion
 from progeo_edge.types import Descriptor, Frame, LoopClosure, PoseKind, Relocalisation, Status, Update
 
-
 NO_VOTE = (Status.UNRECOGNISABLE, Status.NO_CANDIDATE)
 """A picture of nothing, and one that could be compared with nothing, speak neither for nor against a place."""
 

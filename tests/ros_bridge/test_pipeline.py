@@ -220,6 +220,7 @@ def test_relocalize_waits_for_the_image_that_knows(tmp_path, frames):
     reference = answer.found.outcome.reference(match.reference_id).T_odom_base
     assert reference is not None
     assert match.verification is not None
+    assert match.verification.T_reference_query is not None
     assert found.T_odom_base is not None
     np.testing.assert_allclose(found.T_odom_base, reference @ match.verification.T_reference_query)
     assert answer.found.outcome.session_of(match.reference_id) == "run"

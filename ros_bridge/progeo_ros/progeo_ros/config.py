@@ -46,6 +46,9 @@ class FramesConfig(Section):
 class InputConfig(Section):
     """What comes in."""
 
+    cameras: tuple[str, ...] = Field(
+        (), description="names of the cameras of a rig, whose topics are NAME/image ...; empty: one camera, image ..."
+    )
     transport: Literal["raw", "compressed"] = Field("raw", description="image or image/compressed")
     depth: bool = Field(False, description="take depth, registered to the image")
     right: bool = Field(False, description="take right/image of a rectified stereo pair")

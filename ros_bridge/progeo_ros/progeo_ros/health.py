@@ -12,10 +12,10 @@ import numpy as np
 from progeo_edge.bundle import MANIFEST_NAME, NOT_TRAINED, read_manifest
 from progeo_edge.errors import ModelError
 from progeo_edge.types import Status
+from progeo_ros.assembled import Assembler
 from progeo_ros.config import NodeConfig
 from progeo_ros.device_state import power_mode, resident_mb, temperatures_c, throttled
 from progeo_ros.events import Outcome
-from progeo_ros.frame_assembler import FrameAssembler
 from progeo_ros.message_types import NANOSECONDS, MessageTypes, make_header
 from progeo_ros.neighbour_similarity import NeighbourSimilarity
 
@@ -113,7 +113,7 @@ class Health:
 
     def observe(
         self,
-        assembler: FrameAssembler,
+        assembler: Assembler,
         now_ns: int,
         *,
         dropped_busy: int = 0,

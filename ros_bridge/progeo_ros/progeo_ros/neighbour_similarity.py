@@ -20,13 +20,14 @@ class NeighbourSimilarity:
     """
 
     def __init__(self) -> None:
-        self._last: Keyframe | None = None
+        self._last: dict[str, Keyframe] = {}
         self._cosines: deque[float] = deque(maxlen=NUM_KEPT)
 
     def note(self, keyframe: Keyframe) -> None:
-        """The next keyframe; one of another session or camera has no neighbour before it."""
-        last, self._last = self._last, keyframe
-        if last is not None and (last.session, last.camera) == (keyframe.session, keyframe.camera):
+        """The next keyframe; the first of a session and camera has no neighbour before it."""
+        last = self._last.get(keyframe.camera)
+        self._last[keyframe.camera] = keyframe
+        if last is not None and last.session == keyframe.session:
             self._cosines.append(float(last.descriptor @ keyframe.descriptor))
 
     def facts(self) -> dict[str, str]:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
+from progeo_ros.assembled import AssembledFrame, Assembler, Pending
 from progeo_ros.events import Outcome
-from progeo_ros.frame_assembler import AssembledFrame, FrameAssembler, Pending
 from progeo_ros.place_recogniser import PlaceRecogniser
 from progeo_ros.relocalization import Answer, RelocalizationDesk
 from progeo_ros.worker import LatestOnlyWorker
@@ -34,7 +34,7 @@ class Pipeline:
 
     def __init__(
         self,
-        assembler: FrameAssembler,
+        assembler: Assembler,
         recogniser: PlaceRecogniser,
         emit: Callable[[Outcome], None],
         on_error: Callable[[Exception], None],
@@ -46,7 +46,7 @@ class Pipeline:
         self._emit = emit
         self._on_error = on_error
         self._lock = threading.Lock()
-        self._worker: LatestOnlyWorker[Pending] | None = None
+        self._worker: LatestOnlyWorker[tuple[Pending, ...]] | None = None
         self._desk = RelocalizationDesk()
         self._at_work = False
         self._earlier_drops = 0
@@ -81,7 +81,7 @@ class Pipeline:
         """Hand a message to the assembler, and the frame that is complete by it to the worker.
 
         Args:
-            receive: A method of the assembler: `pipeline.take(assembler.on_image, message, arrival_ns)`.
+            receive: A method of one of the assembler's parts: `pipeline.take(part.on_image, message, arrival_ns)`.
             arguments: Of that method.
             named: Of that method.
         """
@@ -98,7 +98,7 @@ class Pipeline:
         with self._lock:
             self._submit_complete(now_ns)
 
-    def examine(self, look: Callable[[FrameAssembler], R]) -> R:
+    def examine(self, look: Callable[[Assembler], R]) -> R:
         """Look at the assembler while no message comes in."""
         with self._lock:
             return look(self._assembler)
@@ -126,14 +126,15 @@ class Pipeline:
     def _submit_complete(self, now_ns: int | None = None) -> None:
         if self._worker is None or (self._each and self._at_work):
             return
-        pending = self._assembler.pop(now_ns)
-        if pending is not None and not self.is_paused:
+        moment = self._assembler.pop_moment(now_ns)
+        if moment and not self.is_paused:
             self._at_work = True
-            self._worker.submit(pending)
+            self._worker.submit(moment)
 
-    def _work(self, pending: Pending) -> None:
+    def _work(self, moment: tuple[Pending, ...]) -> None:
         try:
-            self._recognise(self._assembler.decode(pending))
+            for pending in moment:
+                self._recognise(self._assembler.decode(pending))
         finally:
             if self._each:
                 with self._lock:

@@ -42,21 +42,25 @@ class RecogniserFacts:
         if time.monotonic() - self._index_checked_s >= INDEX_CHECK_S:
             self._index_checked_s = time.monotonic()
             facts.update({f"index {name}": str(value) for name, value in recogniser.index_report().items()})
-        return facts | self._calibration()
-
-    def _calibration(self) -> dict[str, str]:
-        """The same keys always, so that none of another map stays behind."""
         self.calibration_problem = ""
+        names = recogniser.camera_names
+        for name in names:
+            suffix = "" if len(names) == 1 else f" [{name}]"
+            facts |= {f"{key}{suffix}": value for key, value in self._calibration(name).items()}
+        return facts
+
+    def _calibration(self, camera: str) -> dict[str, str]:
+        """The same keys always, so that none of another map stays behind."""
         settings = self._recogniser.config.calibration
         if not settings.enabled:
             return _calibration_facts("off")
-        learned = self._recogniser.learned()
+        learned = self._recogniser.learned(camera)
         if learned is None:
             return _calibration_facts("none yet")
         calibration, gate, rate = learned.calibration, learned.gate, settings.max_false_per_hour
         verdict = calibration.separability(rate)
         if verdict is Separability.NONE:
-            self.calibration_problem = calibration.advice(rate)
+            self.calibration_problem = self.calibration_problem or calibration.advice(rate)
         min_similarity = max(gate.min_similarity, self._recogniser.config.gate.min_similarity)
         return _calibration_facts(
             verdict.value,

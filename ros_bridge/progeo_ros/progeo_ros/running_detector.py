@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -12,7 +12,7 @@ from progeo_edge.config import Config
 from progeo_edge.detector import LoopDetector
 from progeo_edge.encoders import Encoder
 from progeo_edge.errors import ConfigError, InputError, MapError
-from progeo_edge.geometry import Camera
+from progeo_edge.geometry import Cameras
 from progeo_edge.map_store import MapStore
 from progeo_edge.relocalisation import Relocaliser
 from progeo_edge.types import Frame, Update
@@ -21,8 +21,6 @@ from progeo_ros.map_in_use import MapInUse
 
 log = logging.getLogger(__name__)
 
-CAMERA = "cam0"
-"""Name of the node's camera in the map."""
 MAX_CAMERA_CHANGES = 5
 """A camera that keeps changing is not fixed to the robot; a session per image would be no map."""
 
@@ -71,7 +69,7 @@ class RunningDetector:
         *,
         session: str,
         resume: bool,
-        camera: Camera | None = None,
+        camera: Cameras | None = None,
     ) -> None:
         self.map = map_in_use
         self.config = config
@@ -104,7 +102,7 @@ class RunningDetector:
         """As `LoopDetector.index_report`; empty before the first image."""
         return {} if self._detector is None else self._detector.index_report()
 
-    def at(self, camera: Camera | None, generation: int) -> LoopDetector:
+    def at(self, camera: Cameras | None, generation: int) -> LoopDetector:
         """The detector for an image.
 
         Args:
@@ -129,7 +127,7 @@ class RunningDetector:
         self.camera = camera
         return self._detector
 
-    def relocaliser(self, camera: Camera | None, generation: int, *, anew: bool) -> Relocaliser:
+    def relocaliser(self, camera: Cameras | None, generation: int, *, anew: bool) -> Relocaliser:
         """What collects votes for a place; arguments and errors as `at`. It begins anew with another detector, too."""
         detector = self.at(camera, generation)
         if self._relocaliser is None or self._relocaliser[0] is not detector:
@@ -149,19 +147,19 @@ class RunningDetector:
         with self._asked() as detector:
             return detector.relocalize(frame)
 
-    def learned(self) -> Learned | None:
-        """The calibration and the gate in force; None before there are any."""
+    def learned(self, camera: str) -> Learned | None:
+        """The calibration and the gate in force for a camera, by its name; None before there are any."""
         detector = self._detector
         if detector is None:
             return None
-        calibration = detector.calibration(CAMERA)
-        gate = detector.calibrator.gate(CAMERA, detector.num_searchable)
+        calibration = detector.calibration(camera)
+        gate = detector.calibrator.gate(camera, detector.num_searchable)
         if calibration is None or gate is None:
             return None
         return Learned(replace(calibration, num_keyframes=detector.num_searchable), gate)
 
-    def calibrate(self) -> Calibration:
-        """Learn from everything seen so far, now, and keep it in the map.
+    def calibrate(self, camera: str) -> Calibration:
+        """Learn from everything that a camera has seen so far, now, and keep it in the map.
 
         Returns:
             For the size that the map has now.
@@ -173,11 +171,11 @@ class RunningDetector:
         if not self.config.calibration.enabled:
             raise ConfigError("calibration.enabled is off, so that nothing is learned; set it, and drive")
         if self._detector is not None:
-            return _learn_now(self._detector)
+            return _learn_now(self._detector, camera)
         with self._asked() as detector:
-            calibration = _learn_now(detector)
+            calibration = _learn_now(detector, camera)
         if not self.map.store.read_only:
-            self.map.store.set_document(document_key(CAMERA), calibration.to_dict())
+            self.map.store.set_document(document_key(camera), calibration.to_dict())
         return calibration
 
     def begin_session(self) -> str:
@@ -215,17 +213,17 @@ class RunningDetector:
         with MapStore.open(self.map.store.path, spec=self._encoder.spec, read_only=True) as store:
             yield LoopDetector(self._encoder, store, None, self.config)
 
-    def _first(self, camera: Camera | None) -> LoopDetector:
+    def _first(self, camera: Cameras | None) -> LoopDetector:
         sessions = [] if self.map.store.read_only else self.map.store.sessions()
         if not self._resume or not sessions:
             return self._of_new_session(camera)
         known = sessions[-1].camera
-        if isinstance(known, Mapping) or not is_same_camera(known, camera):
+        if not is_same_camera(known, camera):
             log.warning("session %r is not resumed: the camera is another one; a new one begins", sessions[-1].name)
             return self._of_new_session(camera)
         return LoopDetector(self._encoder, self.map.store, camera, self.config, session_id=sessions[-1].id)
 
-    def _of_changed_camera(self, camera: Camera) -> LoopDetector:
+    def _of_changed_camera(self, camera: Cameras) -> LoopDetector:
         if self.camera is not None:
             self._camera_changes += 1
             if self._camera_changes > MAX_CAMERA_CHANGES:
@@ -237,7 +235,7 @@ class RunningDetector:
         log.warning("the camera %s; a new session begins", "changed" if self.camera is not None else "became known")
         return self._of_new_session(camera)
 
-    def _of_new_session(self, camera: Camera | None) -> LoopDetector:
+    def _of_new_session(self, camera: Cameras | None) -> LoopDetector:
         if self._detector is not None:
             self._detector.close()
         name = self.map.new_session_name(self._wished_session)
@@ -246,5 +244,5 @@ class RunningDetector:
         return detector
 
 
-def _learn_now(detector: LoopDetector) -> Calibration:
-    return replace(detector.calibrator.refit(CAMERA), num_keyframes=detector.num_searchable)
+def _learn_now(detector: LoopDetector, camera: str) -> Calibration:
+    return replace(detector.calibrator.refit(camera), num_keyframes=detector.num_searchable)

@@ -77,7 +77,7 @@ def answer(service: Service, types: MessageTypes, operation: Operation | None, r
 def _query(types: MessageTypes, operation: Operation, request: Any, response: Any) -> str:  # noqa: ANN401
     image = image_of(request.image)
     stamp_ns, frame_id = header_stamp_ns(request.image), request.image.header.frame_id
-    outcome = operation.recogniser.query(image, stamp_ns=stamp_ns, camera_frame=frame_id)
+    outcome = operation.recogniser.query(image, stamp_ns=stamp_ns, camera_frame=frame_id, camera=request.camera)
     response.candidates = loop_candidates_message(types, outcome)
     return outcome.update.status.value
 
@@ -145,7 +145,7 @@ def _calibrate(types: MessageTypes, operation: Operation, request: Any, response
         raise ConfigError(
             f"max_false_accepts_per_hour is {rate}; expected a positive number, or 0 for calibration.max_false_per_hour"
         )
-    calibration = operation.recogniser.calibrate()
+    calibration = operation.recogniser.calibrate(request.camera)
     num_keyframes = calibration.num_keyframes
     min_similarity = calibration.min_similarity(num_keyframes, rate)
     response.verdict = VERDICT_CODES[calibration.separability(rate)]
