@@ -107,7 +107,9 @@ class Judge:
     def with_support(self, keyframe: Keyframe, candidates: Sequence[Candidate], gate: Gate | None) -> list[Candidate]:
         """The candidates, with what comes before the geometry decided: `Candidate.supported`."""
         joins = self._moments.would_join(keyframe.session, keyframe.stamp_ns, keyframe.camera)
-        return [replace(c, supported=_is_open(c) and self._is_supported(c, gate, joins)) for c in candidates]
+        return [
+            replace(c, supported=True) if _is_open(c) and self._is_supported(c, gate, joins) else c for c in candidates
+        ]
 
     def _is_supported(self, candidate: Candidate, gate: Gate | None, joins: bool) -> bool:
         if gate is None:
