@@ -84,7 +84,7 @@ class LoopDetector:
         if resume:
             self._recall_last_keyframe()
         self._search = CandidateSearch(map_store, self.config, self._path, current_session=self._session)
-        self._judge = Judge(map_store, self.config, self._path, current_session=self._session)
+        self._judge = Judge(map_store, self.config, self._path, self._search.index, current_session=self._session)
 
     @property
     def session(self) -> int | None:

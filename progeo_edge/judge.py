@@ -1,4 +1,4 @@
-"""From a short list of candidates to a decision: sequence, geometry, odometry, within a budget."""
+"""From a short list of candidates to a decision: motion, geometry, odometry, within a budget."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from progeo_edge.config import Config
 from progeo_edge.geometry import Camera
+from progeo_edge.index import PlaceIndex
 from progeo_edge.map_store import MapStore
+from progeo_edge.motion import Motion
 from progeo_edge.odometry import DrivenPath, OdometryCheck
-from progeo_edge.place_graph import PlaceGraph
-from progeo_edge.sequence import SequenceCheck
 from progeo_edge.timing import StageTimer
 from progeo_edge.types import Candidate, Keyframe, LocalFeatures, LoopClosure, Status, Verification
 from progeo_edge.verification import Verifier
@@ -40,17 +40,32 @@ class Query:
 
 
 class Judge:
-    """Decides about candidates, and remembers what the next decisions depend on."""
+    """Decides about candidates, and remembers what the next decisions depend on.
 
-    def __init__(self, map_store: MapStore, config: Config, path: DrivenPath, *, current_session: int | None) -> None:
+    Args:
+        map_store: Features, poses and closures of the references.
+        config: Settings.
+        path: The way driven in the current session.
+        index: Descriptors of what can be a reference.
+        current_session: Session that keyframes are added to; None when there is none.
+    """
+
+    def __init__(
+        self,
+        map_store: MapStore,
+        config: Config,
+        path: DrivenPath,
+        index: PlaceIndex,
+        *,
+        current_session: int | None,
+    ) -> None:
         self._map_store = map_store
         self._config = config
         self._path = path
         self._session = current_session
         self._verifier = Verifier(config.verification)
         self._odometry = OdometryCheck(config.odometry)
-        self._graph = _place_graph(map_store)
-        self._sequence = SequenceCheck(config.sequence, self._graph)
+        self._motion = Motion(config, index, map_store.infos(), map_store.closures())
         self._cameras = {session.id: session.camera for session in map_store.sessions()}
         self._infos = {info.id: (info.session, info.T_odom_base) for info in map_store.infos()}
         self._reference_features: OrderedDict[int, LocalFeatures | None] = OrderedDict()
@@ -59,10 +74,12 @@ class Judge:
         """Give every candidate its final status, in the given order.
 
         Candidates that the last keyframes support are verified first. What is left of the budget goes to the others,
-        which are believed only with `sequence.strong_inliers` inliers.
+        which are believed only with `motion.strong_inliers` inliers.
         """
-        with timer.stage("sequence"):
-            supported = {c.reference_id for c in candidates if _is_open(c) and self._sequence.passes(c.reference_id)}
+        with timer.stage("motion"):
+            scores = self._motion.scores(query.keyframe, candidates)
+            candidates = [replace(c, motion_score=scores.get(c.reference_id)) for c in candidates]
+            supported = {c.reference_id for c in candidates if _is_open(c) and self._motion.passes(c.reference_id)}
         return self._verify_in_order(query, candidates, supported, timer)
 
     def decide_alone(self, query: Query, candidates: Sequence[Candidate], timer: StageTimer) -> list[Candidate]:
@@ -72,11 +89,7 @@ class Judge:
     def remember(self, keyframe: Keyframe, candidates: Sequence[Candidate], closures: Sequence[LoopClosure]) -> None:
         """The keyframe is in the map with these closures."""
         self._infos[keyframe.id] = (keyframe.session, keyframe.T_odom_base)
-        self._graph.add_keyframe(keyframe.id, keyframe.session)
-        for closure in closures:
-            self._graph.add_closure(closure.query_id, closure.reference_id)
-        leading = [c.reference_id for c in candidates if c.status not in (Status.SUPPRESSED, Status.LOW_SIMILARITY)]
-        self._sequence.remember(leading)
+        self._motion.remember(keyframe, candidates, closures)
 
     def _verify_in_order(
         self, query: Query, candidates: Sequence[Candidate], supported: set[int], timer: StageTimer
@@ -86,7 +99,7 @@ class Judge:
         in_order.sort(key=lambda c: c.reference_id not in supported)
         for rank, candidate in enumerate(in_order):
             is_supported = candidate.reference_id in supported
-            if not is_supported and not self._may_bypass_sequence():
+            if not is_supported and not self._may_bypass_motion():
                 candidate = replace(candidate, status=Status.FAILED_SEQUENCE)
             elif rank >= self._config.budget.max_verifications:
                 candidate = replace(candidate, status=Status.NOT_VERIFIED)
@@ -112,7 +125,7 @@ class Judge:
         candidate = replace(candidate, status=verification.status, verification=verification)
         if candidate.status is not Status.ACCEPTED:
             return candidate
-        if not is_supported and verification.num_inliers < self._config.sequence.strong_inliers:
+        if not is_supported and verification.num_inliers < self._config.motion.strong_inliers:
             return replace(candidate, status=Status.FAILED_SEQUENCE)
         with timer.stage("odometry"):
             return self._compare_with_odometry(query.keyframe, candidate, verification)
@@ -138,8 +151,8 @@ class Judge:
         self._reference_features.move_to_end(reference_id)
         return self._reference_features[reference_id]
 
-    def _may_bypass_sequence(self) -> bool:
-        return self._config.verification.enabled and self._config.sequence.strong_inliers > 0
+    def _may_bypass_motion(self) -> bool:
+        return self._config.verification.enabled and self._config.motion.strong_inliers > 0
 
     def _is_late(self, timer: StageTimer) -> bool:
         deadline_ms = self._config.budget.deadline_ms
@@ -171,12 +184,3 @@ def _at_size(camera: Camera | None, size_px: tuple[int, int]) -> Camera | None:
     if camera is None or (camera.width_px, camera.height_px) == size_px:
         return camera
     return camera.scaled_to(*size_px)
-
-
-def _place_graph(map_store: MapStore) -> PlaceGraph:
-    graph = PlaceGraph()
-    for info in map_store.infos():
-        graph.add_keyframe(info.id, info.session)
-    for closure in map_store.closures():
-        graph.add_closure(closure.query_id, closure.reference_id)
-    return graph

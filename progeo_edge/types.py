@@ -208,6 +208,8 @@ class Candidate:
         verification: Present when the geometry was tried.
         odom_mahalanobis: Distance to the odometry's prediction (6 degrees of freedom when METRIC, else the rotation's
             3); None without odometry or pose.
+        motion_score: Support of the last keyframes, higher is better, in the unit of `motion.method`; None where that
+            gives none.
     """
 
     reference_id: int
@@ -217,6 +219,7 @@ class Candidate:
     probability: float | None = None
     verification: Verification | None = None
     odom_mahalanobis: float | None = None
+    motion_score: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

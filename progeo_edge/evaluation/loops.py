@@ -35,7 +35,7 @@ class CurveResult:
     """What one score would reach, were the best candidate of each keyframe accepted from some threshold on.
 
     Attributes:
-        score: similarity, rerank_score, probability or num_inliers.
+        score: similarity, rerank_score, motion_score, probability or num_inliers.
         curve: The precision-recall curve.
         average_precision: Area under it.
         max_f1: Best harmonic mean; its threshold is `max_f1_threshold`.

@@ -19,6 +19,7 @@ SUFFIXES = (".png", ".svg", ".pdf")
 SCORE_LABELS = {
     "similarity": "similarity",
     "rerank_score": "re-ranked score",
+    "motion_score": "motion score",
     "probability": "probability",
     "num_inliers": "inliers",
 }

@@ -23,7 +23,7 @@ class ScoredReference:
     Attributes:
         reference: Name of the reference.
         status: Reason for "no", or ACCEPTED.
-        scores: similarity, rerank_score, probability, num_inliers; those that were written and not null.
+        scores: similarity, rerank_score, motion_score, probability, num_inliers; those that were written and not null.
     """
 
     reference: str
@@ -68,7 +68,7 @@ class RecordedRun:
     exclusion_s: float
 
 
-SCORES = ("similarity", "rerank_score", "probability", "num_inliers")
+SCORES = ("similarity", "rerank_score", "motion_score", "probability", "num_inliers")
 
 
 def read_run(path: Path) -> RecordedRun:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from progeo_edge.place_graph import PlaceGraph
+from progeo_edge.motion.place_graph import PlaceGraph
 
 
 def two_laps() -> PlaceGraph:

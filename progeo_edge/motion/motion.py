@@ -1,0 +1,91 @@
+"""Motion: what the keyframes before a query say about its candidates, by the method that the config names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from progeo_edge.config import Config
+from progeo_edge.index import PlaceIndex
+from progeo_edge.map_store import KeyframeInfo
+from progeo_edge.motion.agreement import Agreement
+from progeo_edge.motion.hidden_markov import PlaceFilter
+from progeo_edge.motion.place_graph import PlaceGraph
+from progeo_edge.motion.sequence_matching import SequenceMatcher
+from progeo_edge.types import Candidate, Keyframe, LoopClosure, Status
+
+_NOT_COMPARED = (Status.LOW_SIMILARITY,)
+_NOT_LEADING = (Status.LOW_SIMILARITY, Status.SUPPRESSED)
+
+
+class Motion:
+    """Scores candidates and remembers keyframes. The cost of a keyframe does not depend on the size of the map.
+
+    Args:
+        config: Section `motion`, and the drift of `odometry`.
+        index: Descriptors of what is old enough to be a revisit.
+        infos: The keyframes of the map, oldest first.
+        closures: Its closures.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        index: PlaceIndex,
+        infos: Iterable[KeyframeInfo] = (),
+        closures: Iterable[LoopClosure] = (),
+    ) -> None:
+        self._config = config.motion
+        self._graph = PlaceGraph()
+        for info in infos:
+            self._graph.add_keyframe(info.id, info.session, info.T_odom_base)
+        for closure in closures:
+            self._tie(closure)
+        self._agreement = Agreement(config.motion, self._graph)
+        self._filter = PlaceFilter(config, self._graph, index)
+        self._matcher = SequenceMatcher(config.motion, self._graph, index)
+        self._method: str | None = None if config.motion.method == "auto" else config.motion.method
+
+    def scores(self, query: Keyframe, candidates: Sequence[Candidate]) -> dict[int, float]:
+        """Support of the last keyframes per candidate, higher is better; the state does not change.
+
+        All but the LOW_SIMILARITY candidates are scored. The unit depends on the method: log odds for hmm, mean
+        similarity along the way, in spreads above the background, for sequence, number of keyframes for k_of_n.
+
+        Returns:
+            Score by reference id; empty when motion is switched off.
+        """
+        ids = [c.reference_id for c in candidates if c.status not in _NOT_COMPARED]
+        method = self._method_for(query)
+        if method == "hmm":
+            return self._filter.scores(query, ids)
+        if method == "sequence":
+            return self._matcher.scores(query, ids)
+        if method == "k_of_n":
+            return {id: float(self._agreement.agreement(id)) for id in ids}
+        return {}
+
+    def passes(self, reference_id: int) -> bool:
+        """Whether enough of the last keyframes point to the reference; always true when switched off."""
+        return self._config.method == "off" or self._agreement.passes(reference_id)
+
+    def remember(self, keyframe: Keyframe, candidates: Sequence[Candidate], closures: Sequence[LoopClosure]) -> None:
+        """The keyframe is in the map with these closures."""
+        method = self._method_for(keyframe)
+        self._method = method
+        self._graph.add_keyframe(keyframe.id, keyframe.session, keyframe.T_odom_base)
+        for closure in closures:
+            self._tie(closure)
+        self._agreement.remember([c.reference_id for c in candidates if c.status not in _NOT_LEADING])
+        if method == "hmm":
+            self._filter.remember(keyframe)
+        elif method == "sequence":
+            self._matcher.remember(keyframe)
+
+    def _method_for(self, query: Keyframe) -> str:
+        """A run keeps the method that its first keyframe decided, so that its scores can be compared."""
+        return self._method or ("sequence" if query.T_odom_base is None else "hmm")
+
+    def _tie(self, closure: LoopClosure) -> None:
+        verification = closure.verification
+        T_reference_query = None if verification is None else verification.T_reference_query
+        self._graph.add_closure(closure.query_id, closure.reference_id, T_reference_query)
