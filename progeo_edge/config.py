@@ -71,22 +71,27 @@ class GateConfig(Section):
 class MotionConfig(Section):
     """The last keyframes must support a candidate, along the place graph."""
 
-    method: Literal["auto", "hmm", "sequence", "k_of_n", "off"] = Field(
-        "auto",
-        description="auto: hmm with odometry, else sequence; both score every candidate; k_of_n only counts; off: "
-        "one keyframe is enough, whatever the ones before it pointed to",
+    method: Literal["hmm", "sequence", "k_of_n", "off"] = Field(
+        "hmm",
+        description="how candidates are scored: filter over places, alignment of the last keyframes, their count; "
+        "off: one keyframe is enough, whatever the ones before it pointed to",
     )
     length: int = Field(10, ge=2, le=50, description="sequence: keyframes aligned, the query included")
-    max_step: int = Field(3, ge=1, le=10, description="neighbours along the place graph that one keyframe may advance")
+    max_step: int = Field(
+        3, ge=1, le=10, description="neighbours along the place graph that one keyframe may advance, without odometry"
+    )
     step_cost: float = Field(
         0.75, ge=0, description="sequence: price of every step more or fewer than one, in spreads of the similarity"
     )
     window: int = Field(5, ge=1, le=50, description="k_of_n: n keyframes looked at, the query included")
     required: int = Field(3, ge=1, le=50, description="k_of_n: k keyframes that must agree, the query included")
     history_top_k: int = Field(3, ge=1, description="k_of_n: best candidates of each earlier keyframe that may agree")
-    spread_m: float = Field(2.0, gt=0, description="hmm: standard deviation of where on the way a place is seen from")
+    spread_m: float = Field(1.5, gt=0, description="hmm: standard deviation of where on the way a place is seen from")
+    min_log_odds: float = Field(
+        -9.0, description="hmm: less than these log odds is no support, whatever the count of keyframes"
+    )
     leave_probability: float = Field(
-        0.05, gt=0, lt=1, description="hmm: that a keyframe leaves the known way, or comes back to one"
+        0.01, gt=0, lt=1, description="hmm: that a keyframe leaves the known way, or comes back to one"
     )
     strong_inliers: int = Field(
         60, ge=0, description="a verification with at least this many inliers needs no support; 0 switches that off"

@@ -40,8 +40,8 @@ LEAST_KERNEL = float(np.exp(-2.0))
 """A way whose keyframes all lie farther from the predicted distance than two spreads has been left."""
 
 EVIDENCE_PER_DEVIATION = 1.5
-EVEN_DEVIATIONS = 1.7
-MOST_EVIDENCE = 6.0
+EVEN_DEVIATIONS = 2.2
+MOST_EVIDENCE = 12.0
 """Logarithm of how much likelier a cosine is at the same place than at another, over deviations from the background:
 a straight line through 0 at EVEN_DEVIATIONS, capped on both sides."""
 
@@ -165,10 +165,19 @@ class PlaceFilter:
         return float(np.hypot(self._config.motion.spread_m, drift_m))
 
     def _log_odds(self, belief: Belief, reference_id: int) -> float:
-        steps = self._graph.within(reference_id, NEIGHBOUR_STEPS)
+        steps = self._steps_around(reference_id)
         here = sum(p for (id, _), p in belief.places.items() if steps.get(id, NEIGHBOUR_STEPS) <= SAME_PLACE_STEPS)
         elsewhere = belief.new_place + sum(p for (id, _), p in belief.places.items() if id not in steps)
         return float(np.log(max(here, 1e-300)) - np.log(max(elsewhere, 1e-300)))
+
+    def _steps_around(self, reference_id: int) -> dict[int, int]:
+        """Keyframes of all laps along the way to both sides of a reference, with their steps from it."""
+        steps: dict[int, int] = {}
+        for direction in (1, -1):
+            for step, points in enumerate(self._graph.way(reference_id, direction, NEIGHBOUR_STEPS, MAX_LAPS)):
+                for point in points:
+                    steps.setdefault(point.id, step)
+        return steps
 
 
 def _normalised(states: list[State], weights: NDArray[np.float64], new_place: float) -> Belief:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from progeo_edge.config import Config
 from progeo_edge.index import PlaceIndex
 from progeo_edge.map_store import KeyframeInfo
@@ -43,7 +45,7 @@ class Motion:
         self._agreement = Agreement(config.motion, self._graph)
         self._filter = PlaceFilter(config, self._graph, index)
         self._matcher = SequenceMatcher(config.motion, self._graph, index)
-        self._method: str | None = None if config.motion.method == "auto" else config.motion.method
+        self._log_odds: dict[int, float] = {}
 
     def scores(self, query: Keyframe, candidates: Sequence[Candidate]) -> dict[int, float]:
         """Support of the last keyframes per candidate, higher is better; the state does not change.
@@ -55,9 +57,10 @@ class Motion:
             Score by reference id; empty when motion is switched off.
         """
         ids = [c.reference_id for c in candidates if c.status not in _NOT_COMPARED]
-        method = self._method_for(query)
+        method = self._config.method
         if method == "hmm":
-            return self._filter.scores(query, ids)
+            self._log_odds = self._filter.scores(query, ids)
+            return self._log_odds
         if method == "sequence":
             return self._matcher.scores(query, ids)
         if method == "k_of_n":
@@ -65,25 +68,26 @@ class Motion:
         return {}
 
     def passes(self, reference_id: int) -> bool:
-        """Whether enough of the last keyframes point to the reference; always true when switched off."""
-        return self._config.method == "off" or self._agreement.passes(reference_id)
+        """Whether the last keyframes support a reference that was scored just before; the uncalibrated rule.
+
+        Enough of them must point there, and with hmm it must not be too unlikely. Always true when switched off.
+        """
+        if self._config.method == "off":
+            return True
+        likely = self._log_odds.get(reference_id, np.inf) >= self._config.min_log_odds
+        return likely and self._agreement.passes(reference_id)
 
     def remember(self, keyframe: Keyframe, candidates: Sequence[Candidate], closures: Sequence[LoopClosure]) -> None:
         """The keyframe is in the map with these closures."""
-        method = self._method_for(keyframe)
-        self._method = method
         self._graph.add_keyframe(keyframe.id, keyframe.session, keyframe.T_odom_base)
         for closure in closures:
             self._tie(closure)
+        self._log_odds = {}
         self._agreement.remember([c.reference_id for c in candidates if c.status not in _NOT_LEADING])
-        if method == "hmm":
+        if self._config.method == "hmm":
             self._filter.remember(keyframe)
-        elif method == "sequence":
+        elif self._config.method == "sequence":
             self._matcher.remember(keyframe)
-
-    def _method_for(self, query: Keyframe) -> str:
-        """A run keeps the method that its first keyframe decided, so that its scores can be compared."""
-        return self._method or ("sequence" if query.T_odom_base is None else "hmm")
 
     def _tie(self, closure: LoopClosure) -> None:
         verification = closure.verification

@@ -16,7 +16,7 @@ from progeo_edge.types import Transform
 
 MAX_CLOSURES = 4
 """Closures remembered per keyframe, the latest ones: a place passed a thousand times does not grow a thousand edges."""
-MAX_VISITED = 256
+MAX_VISITED = 128
 """Keyframes that `within` visits at most."""
 
 
