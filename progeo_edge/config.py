@@ -71,10 +71,10 @@ class GateConfig(Section):
 class MotionConfig(Section):
     """The last keyframes must support a candidate, along the place graph."""
 
-    method: Literal["hmm", "sequence", "k_of_n", "off"] = Field(
+    method: Literal["hmm", "sequence", "k_of_n", "none"] = Field(
         "hmm",
         description="how candidates are scored: filter over places, alignment of the last keyframes, their count; "
-        "off: one keyframe is enough, whatever the ones before it pointed to",
+        "none: one keyframe is enough, whatever the ones before it pointed to",
     )
     length: int = Field(10, ge=2, le=50, description="sequence: keyframes aligned, the query included")
     max_step: int = Field(
@@ -201,7 +201,7 @@ PROFILES: dict[str, dict[str, Any]] = {
             "min_coverage": 0.05,
         },
     },
-    "recall": {"motion": {"method": "off"}, "verification": {"enabled": False}},
+    "recall": {"motion": {"method": "none"}, "verification": {"enabled": False}},
 }
 """What each profile changes against the defaults. Anything set by the user wins."""
 

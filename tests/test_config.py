@@ -29,7 +29,7 @@ def test_later_layers_win(tmp_path):
 def test_what_the_user_sets_beats_the_profile():
     config = load_config(profile="recall", overrides=["verification.enabled=true"])
     assert config.verification.enabled is True
-    assert config.motion.method == "off"
+    assert config.motion.method == "none"
 
 
 def test_the_profile_may_come_from_the_file_or_an_override(tmp_path):

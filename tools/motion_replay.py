@@ -20,8 +20,9 @@ from progeo_edge.encoders import Encoder
 from progeo_edge.evaluation.labels import read_matches
 from progeo_edge.exclusion import RecentKeyframes
 from progeo_edge.index import PlaceIndex
+from progeo_edge.map_store import KeyframeInfo
 from progeo_edge.motion import Motion
-from progeo_edge.types import Candidate, Keyframe, LoopClosure
+from progeo_edge.types import Candidate, Keyframe, LoopClosure, Status
 from progeo_edge.world import StreetWorld, WorldSource, forward_camera, simulate_drive
 
 RIGHT_M, RIGHT_DEG = 8.0, 45.0
@@ -81,8 +82,12 @@ def replay(recording: Recording, settings: Sequence[str], *, ordered_by_motion: 
     config = load_config(overrides=(*recording.settings, *settings))
     index = PlaceIndex(recording.descriptors.shape[1], config.search)
     motion = Motion(config, index)
+    known: list[KeyframeInfo] = []
+    closures: list[LoopClosure] = []
     rows = []
     for query in _as_they_become_searchable(recording, config, index):
+        if known and query.session != known[-1].session:
+            motion = Motion(config, index, known, closures)
         candidates = _nearest(index, query, config)
         scores = motion.scores(query, candidates)
         if candidates:
@@ -91,7 +96,12 @@ def replay(recording: Recording, settings: Sequence[str], *, ordered_by_motion: 
             score = scores[best.reference_id] if ordered_by_motion else best.similarity
             verdict = labels[best.reference_id]
             rows.append((bool((labels[index.ids] == 1).any()), verdict, score, motion.passes(best.reference_id)))
-        motion.remember(query, candidates, _verified(recording, query.id, candidates))
+        verified = _verified(recording, query.id, candidates)
+        motion.remember(query, candidates, verified)
+        closures += verified
+        known.append(
+            KeyframeInfo(query.id, query.session, query.stamp_ns, "", "cam0", query.T_odom_base, Status.NO_CANDIDATE)
+        )
     has_right, verdicts, scored, passes = zip(*rows, strict=True)
     return Outcome(np.array(has_right), np.array(verdicts, np.int8), np.array(scored), np.array(passes))
 
@@ -237,7 +247,7 @@ def _labels_of(path: Path, rows: dict[str, int]) -> NDArray[np.int8]:
 
 def _within_keyframes(count: int, radius: int) -> NDArray[np.bool_]:
     numbers = np.arange(count)
-    return np.abs(numbers[:, None] - numbers[None, :]) <= radius
+    return np.asarray(np.abs(numbers[:, None] - numbers[None, :]) <= radius)
 
 
 def _grown(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:

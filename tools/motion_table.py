@@ -25,7 +25,7 @@ from tools.motion_replay import Outcome, Recording, corridor, donkeycar, meiji, 
 FIRST_WORLD = 100
 RESAMPLES = 300
 METHODS: dict[str, tuple[str, ...]] = {
-    "single image": ("motion.method=off",),
+    "single image": ("motion.method=none",),
     "k of n": ("motion.method=k_of_n",),
     "sequence, 5": ("motion.method=sequence", "motion.length=5"),
     "sequence, 10": ("motion.method=sequence", "motion.length=10"),

@@ -72,7 +72,7 @@ class Motion:
 
         Enough of them must point there, and with hmm it must not be too unlikely. Always true when switched off.
         """
-        if self._config.method == "off":
+        if self._config.method == "none":
             return True
         likely = self._log_odds.get(reference_id, np.inf) >= self._config.min_log_odds
         return likely and self._agreement.passes(reference_id)
