@@ -95,12 +95,18 @@ class LoopDetector:
             map_store,
             self.config,
             self._path,
+            self._search.index,
             current_session=self._session,
             moments=self._moments,
             static_masks=self._static_masks,
         )
         self.calibrator = Calibrator(
-            map_store, self.config.calibration, self._judge.graph, self._path.covariance, self._positions_so_far()
+            map_store,
+            self.config.calibration,
+            self._judge.graph,
+            self._path.covariance,
+            self._positions_so_far(),
+            self.config.motion.method,
         )
 
     @property

@@ -31,9 +31,9 @@ class ReplayedSession:
         self._session = session
         self._path = DrivenPath(config.odometry)
         self._search = CandidateSearch(self.map_store, config, self._path, current_session=session)
-        self._judge = Judge(self.map_store, config, self._path, current_session=session)
+        self._judge = Judge(self.map_store, config, self._path, self._search.index, current_session=session)
         self.calibrator = Calibrator(
-            self.map_store, config.calibration, self._judge.graph, self._path.covariance, positions={}
+            self.map_store, config.calibration, self._judge.graph, self._path.covariance, {}, config.motion.method
         )
         self.gate: Gate | None = None
         """The gate that the last keyframe was judged by; None without a calibration."""

@@ -12,12 +12,11 @@ import numpy as np
 from progeo_edge.calibration.calibration import Calibration
 from progeo_edge.calibration.impostors import ImpostorMaximum, OdometryRule, Ranked, best_elsewhere
 from progeo_edge.calibration.observations import CalibrationKey, Observations
-from progeo_edge.calibration.tail import Scale
 from progeo_edge.config import CalibrationConfig
 from progeo_edge.errors import CalibrationError
 from progeo_edge.geometry import FloatArray, rotation_angle
 from progeo_edge.map_store import MapStore
-from progeo_edge.place_graph import PlaceGraph
+from progeo_edge.motion import PlaceGraph
 from progeo_edge.types import Candidate, Keyframe, LoopClosure, Transform
 
 logger = logging.getLogger(__name__)
@@ -31,6 +30,8 @@ HINT_INLIERS = 15
 NEIGHBOUR_M = (0.2, 3.0)
 NEIGHBOUR_DEG = 30.0
 NEIGHBOUR_S = (0.5, 3.0)
+CALIBRATED_MOTION = ("hmm", "sequence")
+"""Methods whose score is a number worth extrapolating; a count of keyframes is not."""
 _NEIGHBOURS_KEPT = 6
 
 
@@ -50,7 +51,7 @@ class Gate:
         """Whether the cosine or the motion score is high enough."""
         if candidate.similarity >= self.min_similarity:
             return True
-        score = getattr(candidate, "motion_score", None)
+        score = candidate.motion_score
         return self.min_motion_score is not None and score is not None and score >= self.min_motion_score
 
 
@@ -71,7 +72,7 @@ class Calibrator:
         graph: Which keyframes see one place.
         drift: (6, 6) covariance of odometry from a reference of the current session to a pose; None when unknown.
         positions: (3,) positions by odometry of the current session's keyframes so far.
-        motion: Name of the motion method, and how its score is stretched; "" without one.
+        motion: The motion method whose score is calibrated too; "" for none.
     """
 
     def __init__(
@@ -81,13 +82,13 @@ class Calibrator:
         graph: PlaceGraph,
         drift: Callable[[int, Transform], FloatArray | None],
         positions: Mapping[int, FloatArray],
-        motion: tuple[str, Scale] = ("", "plain"),
+        motion: str = "",
     ) -> None:
         self._map_store = map_store
         self._config = config
         self._graph = graph
         self._odometry_rule = OdometryRule(config.impostor_distance_m, drift)
-        self._motion, self._motion_scale = motion
+        self._motion = motion if motion in CALIBRATED_MOTION else ""
         self._observations: dict[str, Observations] = {}
         self._calibrations: dict[str, Calibration | None] = {}
         self._next_fit: dict[str, int] = {}
@@ -162,11 +163,12 @@ class Calibrator:
         maximum = self._maximum(keyframe, ranked, same_place, is_known, sizes)
         if maximum is not None:
             observations.add_impostor(maximum)
-        scored = [(c.reference_id, s) for c in candidates if (s := getattr(c, "motion_score", None)) is not None]
-        scored.sort(key=lambda item: -item[1])
-        motion_maximum = self._maximum(keyframe, scored, same_place, is_known, sizes)
-        if motion_maximum is not None:
-            observations.add_motion_impostor(motion_maximum)
+        if self._motion:
+            scored = [(c.reference_id, c.motion_score) for c in candidates if c.motion_score is not None]
+            scored.sort(key=lambda item: -item[1])
+            motion_maximum = self._maximum(keyframe, scored, same_place, is_known, sizes)
+            if motion_maximum is not None:
+                observations.add_motion_impostor(motion_maximum)
         if keyframe.T_odom_base is not None:
             self._positions[keyframe.id] = keyframe.T_odom_base[:3, 3]
         self._refit_when_due(keyframe.camera, observations)
@@ -178,7 +180,7 @@ class Calibrator:
             CalibrationError: too little was observed.
         """
         observations = self._observations_of(camera)
-        key = CalibrationKey(self._map_store.spec.fingerprint, camera, self._motion, self._motion_scale)
+        key = CalibrationKey(self._map_store.spec.fingerprint, camera, self._motion)
         calibration = observations.fit(key)
         self._calibrations[camera] = calibration
         if not self._map_store.read_only:

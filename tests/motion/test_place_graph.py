@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from progeo_edge.place_graph import PlaceGraph
+from progeo_edge.motion.place_graph import PlaceGraph
 
 
 def two_laps() -> PlaceGraph:
@@ -42,7 +42,7 @@ def test_an_unknown_keyframe_is_alone():
 def test_images_of_one_moment_see_one_place():
     graph = PlaceGraph()
     for keyframe_id in range(6):  # three moments of two images
-        graph.add_keyframe(keyframe_id, session=0, joins=keyframe_id % 2 == 1)
+        graph.add_keyframe(keyframe_id, 0, camera=str(keyframe_id % 2), moment=keyframe_id // 2)
     assert graph.within(1, 1) == {0: 0, 1: 0, 2: 1, 3: 1}
     assert graph.within(2, 1) == {0: 1, 1: 1, 2: 0, 3: 0, 4: 1, 5: 1}
 
@@ -50,8 +50,8 @@ def test_images_of_one_moment_see_one_place():
 def test_a_closure_with_any_image_of_a_moment_is_one_with_all():
     graph = PlaceGraph()
     for keyframe_id in range(4):
-        graph.add_keyframe(keyframe_id, session=0, joins=keyframe_id % 2 == 1)
+        graph.add_keyframe(keyframe_id, 0, camera=str(keyframe_id % 2), moment=keyframe_id // 2)
     for keyframe_id in (4, 5):
-        graph.add_keyframe(keyframe_id, session=1, joins=keyframe_id == 5)
+        graph.add_keyframe(keyframe_id, 1, camera=str(keyframe_id % 2), moment=0)
     graph.add_closure(5, 1)
     assert graph.within(4, 1) == {4: 0, 5: 0, 0: 1, 1: 1}
