@@ -71,12 +71,12 @@ class GateConfig(Section):
 class MotionConfig(Section):
     """The last keyframes must support a candidate, along the place graph."""
 
-    method: Literal["hmm", "sequence", "k_of_n", "none"] = Field(
-        "hmm",
-        description="how candidates are scored: filter over places, alignment of the last keyframes, their count; "
-        "none: one keyframe is enough, whatever the ones before it pointed to",
+    method: Literal["auto", "hmm", "sequence", "k_of_n", "none"] = Field(
+        "auto",
+        description="how candidates are scored: hmm is a filter over places, sequence aligns the last keyframes, "
+        "k_of_n counts them; auto: hmm with odometry, else sequence; none: one keyframe is enough",
     )
-    length: int = Field(10, ge=2, le=50, description="sequence: keyframes aligned, the query included")
+    length: int = Field(5, ge=2, le=50, description="sequence: keyframes aligned, the query included")
     max_step: int = Field(
         3, ge=1, le=10, description="neighbours along the place graph that one keyframe may advance, without odometry"
     )

@@ -109,6 +109,16 @@ def test_a_supported_candidate_with_few_more_inliers_than_needed_is_accepted(kno
     assert decided.verification is verifier.plan[12]
 
 
+def test_every_candidate_carries_its_motion_score_whatever_becomes_of_it(known, verifier):
+    judge = make_judge(known, "motion.method=k_of_n")
+    follow(judge, 10, 11)
+    far = replace(asked(13)[0], status=Status.SUPPRESSED)
+    low = replace(asked(14)[0], status=Status.LOW_SIMILARITY)
+    decided = judge.decide(query(), [*asked(12, 30), far, low], StageTimer())
+    assert [c.motion_score for c in decided] == [3.0, 1.0, 3.0, None]
+    assert [c.motion_score for c in judge.decide_alone(query(-1), asked(12), StageTimer())] == [None]
+
+
 @pytest.mark.parametrize(("count", "expected"), [(59, Status.FAILED_SEQUENCE), (60, Status.ACCEPTED)])
 def test_without_support_only_strong_inliers_are_believed(known, verifier, count, expected):
     verifier.plan = {12: inliers(count)}

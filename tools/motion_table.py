@@ -2,7 +2,7 @@
 
 Every keyframe asks once; its best candidate by the score of each method is right, wrong or neutral. Recall@1 is over
 the keyframes whose index holds a right one. Average precision and R@100P say how well the score tells right from wrong.
-"supported" are the best candidates by similarity that the uncalibrated rule lets pass, right and wrong ones. Intervals
+"supported" are those best candidates that the uncalibrated rule lets pass, right and wrong ones. Intervals
 are block bootstraps over keyframes, for the worlds over whole worlds.
 """
 

@@ -90,7 +90,7 @@ class PlaceFilter:
         """The query becomes the last keyframe."""
         if self._pending is None or self._pending[0] != query.id:
             self._pending = (query.id, self._update(query, ()))
-        self._belief = self._pending[1]
+        self._belief = _likeliest(self._pending[1])
         self._background.remember(query)
         self._last = query.T_odom_base
         self._pending = None
@@ -181,8 +181,12 @@ class PlaceFilter:
 
 
 def _normalised(states: list[State], weights: NDArray[np.float64], new_place: float) -> Belief:
-    """The likeliest states; what the others had goes to the new place, so that nothing is lost."""
     total = float(weights.sum()) + new_place
-    kept = np.argsort(-weights, kind="stable")[:MAX_STATES]
-    places = {states[i]: float(weights[i]) / total for i in kept.tolist() if weights[i] > LEAST_PROBABILITY * total}
+    return Belief(dict(zip(states, (weights / total).tolist(), strict=True)), new_place / total)
+
+
+def _likeliest(belief: Belief) -> Belief:
+    """The states worth carrying on; what the others had goes to the new place, so that nothing is lost."""
+    kept = sorted(belief.places, key=lambda state: -belief.places[state])[:MAX_STATES]
+    places = {state: belief.places[state] for state in kept if belief.places[state] > LEAST_PROBABILITY}
     return Belief(places, max(1.0 - sum(places.values()), 0.0))

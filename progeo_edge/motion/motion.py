@@ -33,6 +33,7 @@ class Motion:
         self._agreement = Agreement(config.motion, self._graph)
         self._filter = PlaceFilter(config, self._graph, index)
         self._matcher = SequenceMatcher(config.motion, self._graph, index)
+        self._method: str | None = None
         self._log_odds: dict[int, float] = {}
 
     def scores(self, query: Keyframe, candidates: Sequence[Candidate]) -> dict[int, float]:
@@ -45,7 +46,7 @@ class Motion:
             Score by reference id; empty when motion is switched off.
         """
         ids = [c.reference_id for c in candidates if c.status not in _NOT_COMPARED]
-        method = self._config.method
+        method = self._method_for(query)
         if method == "hmm":
             self._log_odds = self._filter.scores(query, ids)
             return self._log_odds
@@ -69,7 +70,14 @@ class Motion:
         """The keyframe is in the map, and in the graph."""
         self._log_odds = {}
         self._agreement.remember([c.reference_id for c in candidates if c.status not in _NOT_LEADING])
-        if self._config.method == "hmm":
+        self._method = self._method_for(keyframe)
+        if self._method == "hmm":
             self._filter.remember(keyframe)
-        elif self._config.method == "sequence":
+        elif self._method == "sequence":
             self._matcher.remember(keyframe)
+
+    def _method_for(self, query: Keyframe) -> str:
+        """A run keeps the method that its first keyframe decides, so that its scores can be compared."""
+        if self._config.method != "auto":
+            return self._config.method
+        return self._method or ("sequence" if query.T_odom_base is None else "hmm")

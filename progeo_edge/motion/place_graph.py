@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,8 +21,7 @@ MAX_VISITED = 128
 """Keyframes that `within` visits at most."""
 
 
-@dataclass(frozen=True, slots=True)
-class WayPoint:
+class WayPoint(NamedTuple):
     """A keyframe on a way along the graph.
 
     Attributes:
