@@ -101,12 +101,7 @@ class LoopDetector:
             static_masks=self._static_masks,
         )
         self.calibrator = Calibrator(
-            map_store,
-            self.config.calibration,
-            self._judge.graph,
-            self._path.covariance,
-            self._positions_so_far(),
-            self.config.motion.method,
+            map_store, self.config.calibration, self._judge.graph, self._path.covariance, self._positions_so_far()
         )
 
     @property
@@ -261,7 +256,8 @@ class LoopDetector:
     ) -> None:
         """After the keyframe is acknowledged: what is learned of it decides about the next ones only."""
         sizes = MapSizes(num_searched, self._search.num_of_session)
-        self.calibrator.observe(keyframe, self._search.ranked, candidates, closures, sizes)
+        motion = self._judge.motion_method(keyframe.camera)
+        self.calibrator.observe(keyframe, self._search.ranked, candidates, closures, sizes, motion)
 
     def _gate_of(self, camera: str) -> KeyframeGate:
         """Each camera has a gate of its own, so that none is starved by what another one keeps."""

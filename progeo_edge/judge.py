@@ -120,6 +120,10 @@ class Judge:
             result.append(candidate)
         return result
 
+    def motion_method(self, camera: str) -> str:
+        """What `motion_score` is for the keyframes of a camera; "" before the first one."""
+        return self._motion_of(camera).method
+
     def _motion_of(self, camera: str) -> Motion:
         """Each camera of a rig follows the way with its own pictures, along one graph of places."""
         if camera not in self._motions:

@@ -72,7 +72,6 @@ class Calibrator:
         graph: Which keyframes see one place.
         drift: (6, 6) covariance of odometry from a reference of the current session to a pose; None when unknown.
         positions: (3,) positions by odometry of the current session's keyframes so far.
-        motion: The motion method whose score is calibrated too; "" for none.
     """
 
     def __init__(
@@ -82,13 +81,12 @@ class Calibrator:
         graph: PlaceGraph,
         drift: Callable[[int, Transform], FloatArray | None],
         positions: Mapping[int, FloatArray],
-        motion: str = "",
     ) -> None:
         self._map_store = map_store
         self._config = config
         self._graph = graph
         self._odometry_rule = OdometryRule(config.impostor_distance_m, drift)
-        self._motion = motion if motion in CALIBRATED_MOTION else ""
+        self._motion: dict[str, str] = {}
         self._observations: dict[str, Observations] = {}
         self._calibrations: dict[str, Calibration | None] = {}
         self._next_fit: dict[str, int] = {}
@@ -114,7 +112,7 @@ class Calibrator:
         if calibration is None:
             return None
         rate = self._config.max_false_per_hour / max(1, len(self._last))
-        if calibration.motion_tail is None or calibration.motion != self._motion:
+        if calibration.motion_tail is None or calibration.motion != self._motion.get(camera, ""):
             return Gate(calibration.min_similarity(num_keyframes, rate), None)
         return Gate(
             calibration.min_similarity(num_keyframes, rate / 2.0),
@@ -139,6 +137,7 @@ class Calibrator:
         candidates: Sequence[Candidate],
         closures: Sequence[LoopClosure],
         sizes: MapSizes,
+        motion: str = "",
     ) -> None:
         """Learn from one keyframe, when everything about it is decided and stored.
 
@@ -148,6 +147,7 @@ class Calibrator:
             candidates: What became of the candidates.
             closures: The accepted ones.
             sizes: How many keyframes could be found.
+            motion: The method that gave the candidates their motion score; "" for none.
         """
         if not self._config.enabled:
             return
@@ -163,7 +163,8 @@ class Calibrator:
         maximum = self._maximum(keyframe, ranked, same_place, is_known, sizes)
         if maximum is not None:
             observations.add_impostor(maximum)
-        if self._motion:
+        if motion in CALIBRATED_MOTION:
+            self._follow_motion(keyframe.camera, motion, observations)
             scored = [(c.reference_id, c.motion_score) for c in candidates if c.motion_score is not None]
             scored.sort(key=lambda item: -item[1])
             motion_maximum = self._maximum(keyframe, scored, same_place, is_known, sizes)
@@ -180,7 +181,7 @@ class Calibrator:
             CalibrationError: too little was observed.
         """
         observations = self._observations_of(camera)
-        key = CalibrationKey(self._map_store.spec.fingerprint, camera, self._motion)
+        key = CalibrationKey(self._map_store.spec.fingerprint, camera, self._motion.get(camera, ""))
         calibration = observations.fit(key)
         self._calibrations[camera] = calibration
         if not self._map_store.read_only:
@@ -221,6 +222,13 @@ class Calibrator:
             return None if found is None else ImpostorMaximum(found[1], sizes.of_session, False)
         found = best_elsewhere(ranked, same_place)
         return None if found is None else ImpostorMaximum(found[1], sizes.searched, not is_known)
+
+    def _follow_motion(self, camera: str, motion: str, observations: Observations) -> None:
+        """Scores of two methods cannot be compared: a change of method begins anew."""
+        calibration = self.calibration(camera)
+        if calibration is not None and calibration.motion not in ("", motion) and camera not in self._motion:
+            observations.forget_motion()
+        self._motion[camera] = motion
 
     def _observe_neighbours(self, keyframe: Keyframe, observations: Observations) -> None:
         last = self._last.setdefault(keyframe.camera, deque(maxlen=_NEIGHBOURS_KEPT))

@@ -62,6 +62,10 @@ class Observations:
         """Note the best impostor of a query by motion score."""
         self._motion.append((maximum.score, float(maximum.num_keyframes), float(maximum.is_second)))
 
+    def forget_motion(self) -> None:
+        """Scores by motion are of another method from now on."""
+        self._motion.clear()
+
     def add_neighbour(self, similarity: float) -> None:
         """Note the cosine of two keyframes of one place, close in time."""
         self._neighbours.append(similarity)

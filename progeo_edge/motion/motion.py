@@ -36,6 +36,11 @@ class Motion:
         self._method: str | None = None
         self._log_odds: dict[int, float] = {}
 
+    @property
+    def method(self) -> str:
+        """What the scores are: hmm, sequence, k_of_n or none; "" before a first keyframe has decided."""
+        return self._method or ""
+
     def scores(self, query: Keyframe, candidates: Sequence[Candidate]) -> dict[int, float]:
         """Support of the last keyframes per candidate, higher is better; the state does not change.
 
