@@ -95,6 +95,7 @@ class LoopDetector:
             map_store,
             self.config,
             self._path,
+            self._search.index,
             current_session=self._session,
             moments=self._moments,
             static_masks=self._static_masks,
@@ -269,7 +270,8 @@ class LoopDetector:
     ) -> None:
         """After the keyframe is acknowledged: what is learned of it decides about the next ones only."""
         sizes = MapSizes(num_searched, self._search.num_of_session)
-        self.calibrator.observe(keyframe, self._search.ranked, candidates, closures, sizes)
+        motion = self._judge.motion_method(keyframe.camera)
+        self.calibrator.observe(keyframe, self._search.ranked, candidates, closures, sizes, motion)
 
     def _min_similarity(self, gate: Gate | None) -> float:
         floor = self.config.gate.min_similarity
