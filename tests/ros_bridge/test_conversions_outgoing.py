@@ -71,6 +71,7 @@ def test_a_loop_closure_says_which_images_and_how_they_stand():
     assert message.header.frame_id == "base_link"
     assert (message.query_session, message.query_id) == ("second", 9)
     assert (message.reference_session, message.reference_id) == ("second", 2)
+    assert (message.query_camera, message.reference_camera) == ("cam0", "cam0")
     assert stamp_ns_of(message.reference_stamp) == 12 * SECOND + 2
     assert (message.similarity, message.min_similarity, message.probability) == (0.75, 0.25, 0.9)
     assert (message.odom_mahalanobis, message.latency_ms, message.model_id) == (1.5, 12.5, "c0ffee")
@@ -152,7 +153,7 @@ def test_fields_are_of_the_types_that_ros_checks(ros):
 def test_every_candidate_has_its_reason():
     refused = (
         Candidate(0, 0.6, Status.FEW_INLIERS, verification=verification(PoseKind.NONE, inliers=12)),
-        Candidate(1, 0.1, Status.LOW_SIMILARITY, supported=True),
+        Candidate(1, 0.1, Status.LOW_SIMILARITY, supported=True, motion_score=1.5),
     )
     said = outcome(closure(2, verification(PoseKind.METRIC)), refused=refused)
     message = loop_candidates_message(TYPES, said)
@@ -163,6 +164,9 @@ def test_every_candidate_has_its_reason():
     assert [c.reference_session for c in message.candidates] == ["second", "first", "first"]
     assert message.candidates[1].verification.num_inliers == 12
     assert [c.supported for c in message.candidates] == [False, False, True]
+    assert message.candidates[2].motion_score == 1.5
+    assert math.isnan(message.candidates[1].motion_score)
+    assert {c.reference_camera for c in message.candidates} == {"cam0"}
     assert math.isnan(message.candidates[2].probability) and math.isnan(message.candidates[2].odom_mahalanobis)
     assert message.stages == ["encode", "search", "total"]
     np.testing.assert_allclose(message.stages_ms, [4.0, 0.5, 4.75])

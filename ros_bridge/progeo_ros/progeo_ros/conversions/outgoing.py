@@ -170,6 +170,7 @@ def _candidate(types: MessageTypes, outcome: Outcome, candidate: Candidate) -> A
         reference_camera=outcome.reference(candidate.reference_id).camera,
         similarity=float(candidate.similarity),
         probability=_number(candidate.probability),
+        motion_score=_number(candidate.motion_score),
         status=_status(types, candidate.status),
         verification=_verification(types, candidate.verification),
         odom_mahalanobis=_number(candidate.odom_mahalanobis),
