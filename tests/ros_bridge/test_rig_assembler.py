@@ -13,7 +13,7 @@ from progeo_edge.geometry import Camera
 from progeo_ros.config import NodeConfig
 from progeo_ros.frame_assembler import FrameAssembler
 from progeo_ros.rig_assembler import RigAssembler, open_assembler
-from tests.ros_bridge.messages import SECOND, camera_info, image, odometry, transforms, turned
+from tests.ros_bridge.messages import SECOND, camera_info, image, transforms, turned
 
 MS = 1_000_000
 TENTH = SECOND // 10
@@ -145,16 +145,18 @@ def test_stamps_that_jump_back_begin_a_new_generation_once():
 
 
 def test_what_concerns_all_cameras_is_said_once():
-    rig = Rig(odometry="topic")
+    rig = Rig()
+    nowhere = turned()
+    nowhere[0, 3] = np.nan
     for part in rig.assembler.parts.values():
-        part.on_odometry(odometry(T0, turned(), child="wheel"))
+        part.on_transforms(transforms(0, ("base_link", "arm", nowhere)), is_static=True)
     rig.assembler.parts["rear/"].on_camera_info(camera_info(fx=0.0))
-    for name in CAMERAS:
-        rig.image(name, T0)
-    rig.moment(T0 + SECOND)
     problems = rig.assembler.problems
-    assert len([p for p in problems if "wheel" in p]) <= 1
-    assert [p for p in problems if p.startswith("rear: camera_info is not usable")]
+    assert len(problems) == 2
+    assert problems[0].startswith("tf from base_link to arm is left out")
+    assert problems[1].startswith("rear: camera_info is not usable")
+    assert rig.assembler.take_events() == ["rear: camera_info changed: it is 64x48 px now"]
+    assert rig.assembler.take_events() == []
 
 
 def test_the_settings_decide_between_one_camera_and_a_rig(tmp_path):

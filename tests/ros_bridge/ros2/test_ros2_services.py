@@ -86,6 +86,9 @@ def test_relocalize_waits_for_the_image_that_answers(client, player, known_map, 
         assert answer.success, answer.message
         assert answer.pose.header.frame_id == "map"
         assert answer.closure.query_id == -1
+        assert answer.status.value == answer.status.ACCEPTED
+        assert answer.probability > 0.95
+        assert answer.num_images >= 1
         p = answer.pose.pose.pose.position
         offsets = [np.linalg.norm(T[:3, 3] - [p.x, p.y, p.z]) for T in player.poses]
         assert min(offsets) < 0.2
