@@ -188,8 +188,14 @@ class LoopDetector:
             query = Query(keyframe, features, self._camera_for(frame), self._mask(frame))
             candidates = self._judge.decide_alone(query, candidates, timer)
             closures = _closures(RELOCALISATION_QUERY_ID, candidates)
-            status, min_similarity = _overall_status(candidates), self.config.gate.min_similarity
-            return Update(None, tuple(candidates), closures, status, timer.timings_ms(), min_similarity)
+            return Update(
+                None,
+                tuple(candidates),
+                closures,
+                _overall_status(candidates),
+                timer.timings_ms(),
+                min_similarity=self.config.gate.min_similarity,
+            )
 
     def calibration(self, camera: str = "cam0") -> Calibration | None:
         """What the map has learned about telling its places apart; None before there is enough to learn from."""
