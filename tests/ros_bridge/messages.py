@@ -151,6 +151,8 @@ def closure(reference_id: int, checked: Verification | None, query_id: int = 9) 
 def outcome(
     *closures: LoopClosure,
     refused: tuple[Candidate, ...] = (),
+    released: tuple[LoopClosure, ...] = (),
+    doubtful: tuple[tuple[int, int], ...] = (),
     kept: bool = True,
     T_odom_base: Transform | None = None,
     session: int = 1,
@@ -185,6 +187,8 @@ def outcome(
             closures,
             Status.ACCEPTED if closures else Status.NO_CANDIDATE,
             {"encode": 4.0, "search": 0.5, "total": 4.75},
+            released,
+            doubtful,
         ),
         references=references,
         session="second" if session else "first",

@@ -93,6 +93,27 @@ def test_a_place_passed_the_other_way_round_is_said_to_be(yaw, is_reverse):
     assert message.is_reverse is False
 
 
+def test_a_closure_that_was_withheld_has_the_stamp_of_its_own_image():
+    """Keyframe 3 of the session under way saw the place of keyframe 2; only now others agree with it."""
+    checked = verification(PoseKind.METRIC)
+    said = outcome(closure(0, checked), released=(closure(2, checked, query_id=3),))
+    now, earlier = loop_closure_messages(TYPES, said)
+    assert (now.query_id, stamp_ns_of(now.header.stamp), now.latency_ms) == (9, 100 * SECOND + 7, 12.5)
+    assert (earlier.query_id, earlier.reference_id) == (3, 2)
+    assert stamp_ns_of(earlier.header.stamp) == 13 * SECOND + 3
+    assert math.isnan(earlier.latency_ms)
+    _, standard = loop_closure_pose_messages(TYPES, said)
+    assert stamp_ns_of(standard.header.stamp) == 13 * SECOND + 3
+
+
+def test_contradictions_and_doubts_are_named():
+    said = outcome(refused=(Candidate(0, 0.5, Status.FEW_INLIERS, contradicts=(4, 7)),), doubtful=((4, 1), (7, 2)))
+    message = loop_candidates_message(TYPES, said)
+    np.testing.assert_array_equal(message.candidates[0].contradicts, [4, 7])
+    np.testing.assert_array_equal(message.doubtful_query_ids, [4, 7])
+    np.testing.assert_array_equal(message.doubtful_reference_ids, [1, 2])
+
+
 def test_covariance_is_row_major_translation_first():
     (message,) = loop_closure_messages(TYPES, outcome(closure(2, verification(PoseKind.METRIC))))
     written = message.verification.t_reference_query.covariance

@@ -224,6 +224,13 @@ def test_reasons_times_and_adapters():
     assert float(values["memory of the process (MB)"]) > 10
 
 
+def test_closures_that_were_withheld_and_doubts_are_counted():
+    drive = Drive()
+    late = (closure(2, None, query_id=3), closure(2, None, query_id=1))
+    drive.health.note_outcome(outcome(closure(0, None), released=late, doubtful=((3, 2),)))
+    assert (drive.values["loop closures"], drive.values["loop closures in doubt"]) == ("3", "1")
+
+
 # -- the computer ------------------------------------------------------------------------------------------------------
 
 

@@ -134,3 +134,11 @@ def test_markers_are_bounded():
     many = [closure(2, METRIC)] * (MAX_LINES + 5)
     (message,) = build(TYPES, outcome(*many, T_odom_base=turned(np.pi)))
     assert len(message.markers[0].points) == 2 * MAX_LINES
+
+
+def test_a_closure_that_was_withheld_is_drawn_from_its_own_keyframe():
+    (message,) = topics()["loop_markers"].build(
+        TYPES, outcome(released=(closure(2, METRIC, 2),), T_odom_base=turned(9))
+    )
+    assert [p.x for p in message.markers[0].points] == [2.0, 2.0], "keyframe 2, not the one at 9 m"
+    assert list(topics()["match_image"].build(TYPES, outcome(released=(closure(2, METRIC, 3),)))) == []

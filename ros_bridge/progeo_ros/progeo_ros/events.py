@@ -50,7 +50,8 @@ class Outcome:
     Attributes:
         frame: The image, with its stamp and odometry.
         update: What the detector said.
-        references: What the map says about every candidate's reference, by keyframe id.
+        references: What the map says about every keyframe that is named: references of candidates, and both ends of
+            closures that were withheld until now.
         session: Name of the run whose keyframes are being made.
         session_names: Name of each session of the map, by id.
         model_id: Fingerprint of the encoder.
@@ -75,6 +76,32 @@ class Outcome:
     camera_frame: str
     latency_ms: float
     thumbnail_of: Callable[[int], Thumbnail | None] = no_thumbnail
+
+    @property
+    def closures(self) -> tuple[LoopClosure, ...]:
+        """What is new: closures of this image, and those of earlier ones that were withheld until now."""
+        return (*self.update.closures, *self.update.released)
+
+    @property
+    def made(self) -> KeyframeInfo | None:
+        """The new keyframe without its arrays, which are too large to be kept waiting; None when there is none."""
+        keyframe = self.update.keyframe
+        if keyframe is None:
+            return None
+        return KeyframeInfo(
+            keyframe.id,
+            keyframe.session,
+            keyframe.stamp_ns,
+            keyframe.name,
+            keyframe.camera,
+            keyframe.T_odom_base,
+            self.update.status,
+        )
+
+    def query(self, closure: LoopClosure) -> KeyframeInfo | None:
+        """The keyframe that a closure is of; None when its image was not kept, as in relocalisation."""
+        made = self.made
+        return made if made is not None and made.id == closure.query_id else self.references.get(closure.query_id)
 
     def reference(self, reference_id: int) -> KeyframeInfo:
         """What the map says about a reference."""

@@ -67,7 +67,7 @@ class Health:
         self._num_errors = 0
         self._num_processed = 0
         self._num_keyframes = 0
-        self._num_closures = 0
+        self._num_closures = self._num_doubtful = 0
         self._closure_stamp_ns: int | None = None
         self._neighbours = NeighbourSimilarity()
         self._frames: Counter[Status] = Counter()
@@ -92,7 +92,8 @@ class Health:
         if update.keyframe is not None:
             self._num_keyframes += 1
             self._neighbours.note(update.keyframe)
-        self._num_closures += len(update.closures)
+        self._num_closures += len(outcome.closures)
+        self._num_doubtful += len(update.doubtful)
         self._frames[update.status] += 1
         self._candidates.update(candidate.status for candidate in update.candidates)
         self._times.append({**update.timings_ms, "latency": outcome.latency_ms})
@@ -189,6 +190,7 @@ class Health:
         result |= {
             "keyframes of this run": str(self._num_keyframes),
             "loop closures": str(self._num_closures),
+            "loop closures in doubt": str(self._num_doubtful),
             "candidates": str(self._candidates.total()),
             **self._neighbours.facts(),
         }

@@ -347,7 +347,8 @@ class PlaceRecogniser:
 
     def _outcome(self, frame: Frame, update: Update, where: Origin) -> Outcome:
         frames, store, floor = self.node_config.frames, self._map.store, self.config.gate.min_similarity
-        named = {c.reference_id for c in update.candidates} | {c.reference_id for c in update.closures}
+        named = {c.reference_id for c in update.candidates}
+        named |= {c.reference_id for c in (*update.closures, *update.released)} | {c.query_id for c in update.released}
         return Outcome(
             frame=frame,
             update=update,

@@ -127,11 +127,11 @@ class LoopLines:
         if keyframe.session != self._session:
             self._session = keyframe.session
             self._lines.clear()
-        references = [(closure, outcome.reference(closure.reference_id)) for closure in outcome.update.closures]
+        ends = [(c, outcome.reference(c.reference_id), outcome.query(c)) for c in outcome.closures]
         lines = [
-            closure_line(closure, reference.T_odom_base, keyframe.T_odom_base)
-            for closure, reference in references
-            if reference.session == keyframe.session
+            closure_line(closure, reference.T_odom_base, query.T_odom_base)
+            for closure, reference, query in ends
+            if query is not None and reference.session == query.session
         ]
         new = [line for line in lines if line is not None]
         self._lines.extend(new)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -35,6 +37,15 @@ def test_standard_message_names_both_stamps(types: RosbagsTypes) -> None:
     assert int(received.header.frame_id) == seconds(1.5)
     assert int(received.child_frame_id) == stamp_ns_of(received.header.stamp) == seconds(60.25)
     np.testing.assert_allclose(read_transform(received.pose.pose), T_LEFT, atol=1e-12)
+
+
+def test_a_closure_that_was_withheld_has_the_stamp_of_its_own_keyframe() -> None:
+    adapter = StampedPairs(NodeConfig(), ROS2)
+    said = outcome(60.25, 50, None, [], [info(3, 1.5), info(47, 57.0)])
+    said = replace(said, update=replace(said.update, released=(closure(47, 3, T_LEFT),)))
+    (message,) = messages(adapter.on_outcome(said), "loop_closure_pairs")
+    assert int(message.header.frame_id) == seconds(1.5)
+    assert int(message.child_frame_id) == stamp_ns_of(message.header.stamp) == seconds(57.0)
 
 
 def test_covariance_is_about_the_axes_of_the_reference() -> None:

@@ -22,7 +22,7 @@ class MeasuredClosure:
     """A metric loop closure between two keyframes of the same run.
 
     Attributes:
-        query: The keyframe just made.
+        query: The later keyframe: the one just made, or before it when the closure was withheld until now.
         reference: The earlier one, of the same session.
         T_reference_query: Pose of the query's base in the reference's base, metres.
         covariance: (6, 6) of it, x y z rx ry rz, right perturbation, positive definite.
@@ -41,9 +41,8 @@ def measured_closures(outcome: Outcome, counters: Counters) -> Iterator[Measured
     are all closures of relocalisation, which makes no keyframe. `bad_covariance`: singular, or a pose that is not
     rigid; a constraint without a weight could only do harm.
     """
-    query = made_keyframe(outcome)
-    for closure in outcome.update.closures:
-        reference = outcome.reference(closure.reference_id)
+    for closure in outcome.closures:
+        query, reference = outcome.query(closure), outcome.reference(closure.reference_id)
         if query is None or reference.session != query.session:
             counters.add("other_session")
             continue
@@ -57,19 +56,3 @@ def measured_closures(outcome: Outcome, counters: Counters) -> Iterator[Measured
             counters.add("not_metric")
             continue
         yield MeasuredClosure(query, reference, constraint.T_first_second, constraint.covariance)
-
-
-def made_keyframe(outcome: Outcome) -> KeyframeInfo | None:
-    """The keyframe of an outcome without its arrays, which are too large to be kept waiting."""
-    keyframe = outcome.update.keyframe
-    if keyframe is None:
-        return None
-    return KeyframeInfo(
-        keyframe.id,
-        keyframe.session,
-        keyframe.stamp_ns,
-        keyframe.name,
-        keyframe.camera,
-        keyframe.T_odom_base,
-        outcome.update.status,
-    )

@@ -19,7 +19,7 @@ from progeo_edge.geometry import FloatArray, invert
 from progeo_edge.map_rows import KeyframeInfo
 from progeo_edge.types import Transform
 from progeo_ros.adapters import Action, Counters, Publish, Subscription
-from progeo_ros.adapters.measured import MeasuredClosure, made_keyframe, measured_closures
+from progeo_ros.adapters.measured import MeasuredClosure, measured_closures
 from progeo_ros.config import NodeConfig
 from progeo_ros.conversions.standard import pose_message
 from progeo_ros.events import Outcome
@@ -56,7 +56,7 @@ class PoseGraph:
     def on_outcome(self, outcome: Outcome) -> Iterable[Action]:
         """What this keyframe adds to the graph."""
         closures = list(measured_closures(outcome, self._counters))
-        keyframe = made_keyframe(outcome)
+        keyframe = outcome.made
         if keyframe is None:
             return []
         has_node = keyframe.T_odom_base is not None or self._keys_are_stamps

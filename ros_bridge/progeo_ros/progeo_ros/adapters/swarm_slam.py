@@ -17,7 +17,7 @@ import numpy as np
 from progeo_edge.map_rows import KeyframeInfo
 from progeo_edge.types import Descriptor
 from progeo_ros.adapters import Action, Counters, Publish, Subscription
-from progeo_ros.adapters.measured import MeasuredClosure, made_keyframe, measured_closures
+from progeo_ros.adapters.measured import MeasuredClosure, measured_closures
 from progeo_ros.adapters.node_history import NodeHistory, NodeMatch, between_nodes
 from progeo_ros.adapters.transform_messages import transform_message
 from progeo_ros.config import NodeConfig
@@ -75,7 +75,7 @@ class SwarmSlam:
         """Queue its closures and its descriptor, and send what can be sent."""
         self._nodes.add_pose(outcome.frame.stamp_ns, outcome.frame.T_odom_base)
         self._closures += measured_closures(outcome, self._counters)
-        keyframe = made_keyframe(outcome)
+        keyframe = outcome.made
         if keyframe is not None and outcome.update.keyframe is not None:
             self._described.append(_Described(keyframe, outcome.update.keyframe.descriptor))
         return self._ready()

@@ -64,8 +64,8 @@ VERDICT_CODES: dict[Separability, int] = {Separability.NONE: 1, Separability.WEA
 
 
 def loop_closure_messages(types: MessageTypes, outcome: Outcome) -> list[Any]:
-    """progeo_msgs/LoopClosure of every accepted closure; empty without one."""
-    return [_loop_closure(types, outcome, closure) for closure in outcome.update.closures]
+    """progeo_msgs/LoopClosure of every new closure, those that were withheld until now included; empty without one."""
+    return [_loop_closure(types, outcome, closure) for closure in outcome.closures]
 
 
 def loop_candidates_message(types: MessageTypes, outcome: Outcome) -> Any:  # noqa: ANN401
@@ -80,6 +80,8 @@ def loop_candidates_message(types: MessageTypes, outcome: Outcome) -> Any:  # no
         candidates=[_candidate(types, outcome, candidate) for candidate in update.candidates],
         min_similarity=float(outcome.min_similarity),
         min_motion_score=_number(update.min_motion_score),
+        doubtful_query_ids=np.array([query_id for query_id, _ in update.doubtful], np.int64),
+        doubtful_reference_ids=np.array([reference_id for _, reference_id in update.doubtful], np.int64),
         stages=list(update.timings_ms),
         stages_ms=np.array(list(update.timings_ms.values()), np.float32),
         latency_ms=float(outcome.latency_ms),
@@ -139,15 +141,16 @@ def descriptor_message(types: MessageTypes, outcome: Outcome, dtype: Literal["fl
 
 
 def _loop_closure(types: MessageTypes, outcome: Outcome, closure: LoopClosure) -> Any:  # noqa: ANN401
+    query = outcome.query(closure)
     return types.make(
         "progeo_msgs/msg/LoopClosure",
-        header=make_header(types, outcome.frame.stamp_ns, outcome.base_frame),
+        header=make_header(types, query_stamp_ns(outcome, closure), outcome.base_frame),
         query_session=outcome.session,
         query_id=int(closure.query_id),
         reference_session=outcome.session_of(closure.reference_id),
         reference_id=int(closure.reference_id),
         reference_stamp=types.time(outcome.reference(closure.reference_id).stamp_ns),
-        query_camera=outcome.frame.camera,
+        query_camera=outcome.frame.camera if query is None else query.camera,
         reference_camera=outcome.reference(closure.reference_id).camera,
         similarity=float(closure.similarity),
         min_similarity=float(outcome.min_similarity),
@@ -156,7 +159,7 @@ def _loop_closure(types: MessageTypes, outcome: Outcome, closure: LoopClosure) -
         odom_mahalanobis=_number(closure.odom_mahalanobis),
         heading_change_deg=_number(closure.heading_change_deg),
         is_reverse=closure.is_reverse is True,
-        latency_ms=float(outcome.latency_ms),
+        latency_ms=float("nan") if closure in outcome.update.released else float(outcome.latency_ms),
         model_id=outcome.model_id,
     )
 
@@ -175,6 +178,7 @@ def _candidate(types: MessageTypes, outcome: Outcome, candidate: Candidate) -> A
         verification=_verification(types, candidate.verification),
         odom_mahalanobis=_number(candidate.odom_mahalanobis),
         supported=bool(candidate.supported),
+        contradicts=np.array(candidate.contradicts, np.int64),
     )
 
 
@@ -250,7 +254,7 @@ def loop_closure_pose_messages(types: MessageTypes, outcome: Outcome) -> list[An
     metres. Closures without any pose are left out.
     """
     messages = []
-    for closure in outcome.update.closures:
+    for closure in outcome.closures:
         v = closure.verification
         if v is None or v.T_reference_query is None or v.covariance is None or v.pose_kind is PoseKind.NONE:
             continue
@@ -262,12 +266,20 @@ def loop_closure_pose_messages(types: MessageTypes, outcome: Outcome) -> list[An
             types.make(
                 "geometry_msgs/msg/PoseWithCovarianceStamped",
                 header=make_header(
-                    types, outcome.frame.stamp_ns, f"{outcome.session_of(closure.reference_id)}/{reference.stamp_ns}"
+                    types,
+                    query_stamp_ns(outcome, closure),
+                    f"{outcome.session_of(closure.reference_id)}/{reference.stamp_ns}",
                 ),
                 pose=pose_with_covariance(types, T, parent_axes(T, v.covariance)),
             )
         )
     return messages
+
+
+def query_stamp_ns(outcome: Outcome, closure: LoopClosure) -> int:
+    """Time of the image that a closure is of, which may be an earlier one."""
+    query = outcome.query(closure)
+    return outcome.frame.stamp_ns if query is None else query.stamp_ns
 
 
 def num_inliers(closure: LoopClosure) -> int:

@@ -174,7 +174,7 @@ class ReplaySession:
         self._health.note_outcome(outcome)
         self.num_images += 1
         self.num_keyframes += outcome.update.keyframe is not None
-        self.num_closures += len(outcome.update.closures)
+        self.num_closures += len(outcome.closures)
         self.statuses[outcome.update.status.value] += 1
 
     def _tick(self, now_ns: int) -> None:
