@@ -165,12 +165,20 @@ def _figures(figures: ErrorFigures | None) -> str:
 
 
 def print_profiles(judged: Sequence[JudgedVariant]) -> None:
-    """One row per setting."""
+    """One row per setting; the page has more columns."""
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(*PROFILE_COLUMNS, title="percent [95 % interval]; rates per hour with exact 95 % interval")
-    for row in profile_rows(judged):
-        table.add_row(*row)
+    table = Table(title="percent and false closures per hour [95 % interval]; * on the Pareto front")
+    table.add_column("setting", overflow="fold", min_width=16)
+    for name in ("closures", "false", "recall", "false/h"):
+        table.add_column(name, justify="right")
+    for one in judged:
+        result, rates = one.result, one.result.rates
+        after = "-" if rates is None else rates.after_geometry.text().removesuffix(" per hour")
+        name = one.variant.name + (" *" if one.on_front else "")
+        counts = (str(result.num_closures), str(one.num_false))
+        table.add_row(escape(name), *counts, result.recall.percent(0), after)
     console().print(table)
     first = judged[0].result
     console().print(
