@@ -30,6 +30,7 @@ CLOSURE_COLUMNS = (
     *("query_id", "reference_id", "query", "reference", "query_stamp_ns", "reference_stamp_ns"),
     *("similarity", "probability", "num_matches", "num_inliers", "inlier_ratio", "coverage", "reprojection_rmse_px"),
     *("pose_kind", "scale_source", "x", "y", "z", "qx", "qy", "qz", "qw", "odom_mahalanobis"),
+    *("query_camera", "reference_camera", "heading_change_deg", "is_reverse"),
 )
 """Columns of the CSV: as in `closure_record`, with the pose as position and quaternion (metres when METRIC)."""
 
@@ -45,6 +46,8 @@ class KnownKeyframe(Protocol):
     def stamp_ns(self) -> int: ...  # noqa: D102
     @property
     def name(self) -> str: ...  # noqa: D102
+    @property
+    def camera(self) -> str: ...  # noqa: D102
     @property
     def T_odom_base(self) -> Transform | None: ...  # noqa: D102
 
@@ -81,7 +84,9 @@ def _candidate(candidate: Candidate, keyframes: Mapping[int, KnownKeyframe]) -> 
         "similarity": _number(candidate.similarity),
         "rerank_score": _number(candidate.rerank_score),
         "probability": _number(candidate.probability),
+        "motion_score": _number(candidate.motion_score),
         "status": candidate.status.value,
+        "supported": candidate.supported,
         **_verification_numbers(candidate.verification),
     }
 
@@ -95,7 +100,8 @@ def closure_record(closure: LoopClosure, keyframes: Mapping[int, KnownKeyframe])
             no stamp.
 
     Returns:
-        Plain values; what is not known is None. `T_reference_query` is a 4x4 list, `covariance` its 6x6 list in the
+        Plain values; what is not known is None. `heading_change_deg` and `is_reverse` compare the robot's base, not
+        its cameras. `T_reference_query` is a 4x4 list, `covariance` its 6x6 list in the
         order x y z rx ry rz.
     """
     verification = closure.verification or Verification(Status.NOT_VERIFIED)
@@ -114,6 +120,10 @@ def closure_record(closure: LoopClosure, keyframes: Mapping[int, KnownKeyframe])
         "T_reference_query": _matrix(verification.T_reference_query),
         "covariance": _matrix(verification.covariance),
         "odom_mahalanobis": _number(closure.odom_mahalanobis),
+        "query_camera": _camera(closure.query_id, keyframes),
+        "reference_camera": _camera(closure.reference_id, keyframes),
+        "heading_change_deg": _number(closure.heading_change_deg),
+        "is_reverse": closure.is_reverse,
     }
 
 
@@ -136,6 +146,11 @@ def _matrix(values: FloatArray | None) -> list[list[float | int | None]] | None:
 def _name(keyframe_id: int, keyframes: Mapping[int, KnownKeyframe]) -> str:
     keyframe = keyframes.get(keyframe_id)
     return "" if keyframe is None else keyframe.name or str(keyframe.stamp_ns)
+
+
+def _camera(keyframe_id: int, keyframes: Mapping[int, KnownKeyframe]) -> str | None:
+    keyframe = keyframes.get(keyframe_id)
+    return None if keyframe is None else keyframe.camera
 
 
 def _stamp_ns(keyframe_id: int, keyframes: Mapping[int, KnownKeyframe]) -> int | None:

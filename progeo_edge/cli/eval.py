@@ -67,6 +67,9 @@ def retrieval(
     encoder: Annotated[
         str, typer.Option(help="vlad, thumbnail, orb-bow, a bundle, or a .safetensors checkpoint")
     ] = "vlad",
+    whitening: Annotated[
+        Path | None, typer.Option(help="whitening of this encoder, from progeo-calibrate whiten")
+    ] = None,
     rerank: Annotated[bool, typer.Option(help="re-rank the first candidates by their appearance grids")] = False,
     rerank_weight: Annotated[float | None, typer.Option(min=0, max=1, help="default: that of the pipeline")] = None,
     block_length: Annotated[
@@ -87,7 +90,7 @@ def retrieval(
     chosen = _choose_set(queries, database, images, matches, places, times, radius_m if utm else None, exclude_within_s)
     default_weight = SearchConfig().rerank_weight if rerank else None
     weight = rerank_weight if rerank and rerank_weight is not None else default_weight
-    model = open_encoder(encoder)
+    model = open_encoder(encoder, whitening)
     try:
         with progress("images") as bar:
             task = bar.add_task(f"describing with {model.spec.name}", total=chosen.num_images)

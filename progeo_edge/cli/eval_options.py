@@ -52,8 +52,14 @@ def read_truth(
     return read_true_poses(truth, Nearness(radius_m, max_angle_deg, neutral_m))
 
 
-def open_encoder(name: str) -> Encoder:
-    """One of the two baselines by name, or what `load_encoder` opens."""
+def open_encoder(name: str, whitening: Path | None = None) -> Encoder:
+    """One of the two baselines by name, or what `load_encoder` opens, whitened when a file is given.
+
+    Raises:
+        ConfigError: a whitening for a baseline.
+    """
+    if name in ("thumbnail", "orb-bow") and whitening is not None:
+        raise ConfigError(f"--whitening {whitening} does not apply to the baseline {name}; give --encoder")
     if name == "thumbnail":
         from progeo_edge.evaluation.baselines import ThumbnailEncoder
 
@@ -64,7 +70,7 @@ def open_encoder(name: str) -> Encoder:
         return OrbBowEncoder()
     from progeo_edge.encoders import load_encoder
 
-    return load_encoder(name)
+    return load_encoder(name, whitening=whitening)
 
 
 def write_json(record: dict[str, Any], path: Path | None) -> None:
