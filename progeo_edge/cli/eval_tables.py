@@ -93,12 +93,11 @@ def print_loops(result: LoopsResult) -> None:
 
 def _print_rates(rates: FalseRates) -> None:
     out = console()
-    out.print(
-        f"false accepts before geometry: {rates.before_geometry.text()} ({rates.before_geometry.count} keyframes)"
-    )
+    before, after = rates.before_geometry, rates.after_geometry
+    out.print(f"false accepts before geometry: {before.text()}, {before.count} keyframes in {before.hours:.2f} hours")
     if rates.promised_per_hour is not None:
         out.print(f"  promised {rates.promised_per_hour:g} per hour: {rates.verdict}")
-    out.print(f"false closures after geometry: {rates.after_geometry.text()} in {rates.after_geometry.hours:.2f} hours")
+    out.print(f"false closures after geometry: {after.text()} in {after.hours:.2f} hours")
 
 
 def _print_reliability(reliability: Reliability) -> None:

@@ -182,7 +182,7 @@ def test_a_run_is_judged_by_true_poses_against_a_promise(tmp_path):
     said = " ".join(result.output.split())
     assert "false: 6.jpg -> 0.jpg" in said
     # One keyframe in 70 s.
-    assert "false accepts before geometry: 51.4 [1.3, 287] per hour (1 keyframes)" in said
+    assert "false accepts before geometry: 51.4 [1.3, 287] per hour, 1 keyframes in 0.02 hours" in said
     assert "promised 60 per hour: not contradicted" in said
     judged = json.loads(record.read_text())
     assert judged["false_per_hour"]["false_accepts"] == [
