@@ -19,6 +19,9 @@ from progeo_edge.reranking import appearance_similarity, rerank_scores
 from progeo_edge.timing import StageTimer
 from progeo_edge.types import Candidate, Descriptor, Keyframe, Status
 
+RANKED = 100
+"""References whose cosine is kept for the calibration, which looks for the best one that is another place."""
+
 
 class CandidateSearch:
     """Holds the searchable part of a map, and the recent past that is not searchable yet."""
@@ -40,6 +43,14 @@ class CandidateSearch:
         self._sessions = {info.id: info.session for info in map_store.infos()}
         self._moments = Moments(map_store.infos()) if moments is None else moments
         self._index = self._load(current_session)
+        self._num_of_session = 0
+        self.ranked: list[tuple[int, float]] = []
+        """Ids and cosines of the last query's nearest references outside the recent past, best first."""
+
+    @property
+    def num_of_session(self) -> int:
+        """Keyframes of the current session that can be found now."""
+        return self._num_of_session
 
     def __len__(self) -> int:
         """Keyframes that can be found now."""
@@ -106,11 +117,13 @@ class CandidateSearch:
         if released:
             ids, descriptors = zip(*released, strict=True)
             self._index.add(np.array(ids, dtype=np.int64), np.stack(descriptors))
+            self._num_of_session += len(ids)
 
     def _nearest(self, query: Keyframe, *, include_recent: bool) -> list[Candidate]:
         top_k = self._config.search.top_k
-        ids, similarities = self._index.search(query.descriptor, top_k)
-        candidates = [Candidate(int(i), float(s)) for i, s in zip(ids, similarities, strict=True)]
+        ids, similarities = self._index.search(query.descriptor, max(top_k, RANKED))
+        self.ranked = list(zip(ids.tolist(), similarities.tolist(), strict=True))
+        candidates = [Candidate(reference_id, similarity) for reference_id, similarity in self.ranked[:top_k]]
         if include_recent:
             candidates += [Candidate(i, float(descriptor @ query.descriptor)) for i, descriptor in self._recent]
             candidates.sort(key=lambda candidate: (-candidate.similarity, candidate.reference_id))

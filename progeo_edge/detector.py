@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from progeo_edge.calibration import Calibration, Calibrator, MapSizes
 from progeo_edge.candidates import CandidateSearch
 from progeo_edge.config import Config, config_to_yaml
 from progeo_edge.encoders import Encoder
@@ -22,6 +23,7 @@ from progeo_edge.map_store import MapStore
 from progeo_edge.moments import Moments
 from progeo_edge.odometry import DrivenPath
 from progeo_edge.reranking import describe_appearance
+from progeo_edge.resuming import session_to_resume
 from progeo_edge.static_masks import StaticMasks
 from progeo_edge.timing import StageTimer
 from progeo_edge.types import (
@@ -98,6 +100,9 @@ class LoopDetector:
             moments=self._moments,
             static_masks=self._static_masks,
         )
+        self.calibrator = Calibrator(
+            map_store, self.config.calibration, self._judge.graph, self._path.covariance, self._positions_so_far()
+        )
 
     @property
     def session(self) -> int | None:
@@ -122,24 +127,29 @@ class LoopDetector:
                 camera_named(self._cameras, frame.camera)
                 # What one camera of a rig found worth keeping, the others keep too: moments stay whole.
                 joins = self._moments.would_join(self._session, frame.stamp_ns, frame.camera)
-                gate = self._gate_of(frame.camera)
-                if not joins and not gate.has_moved(frame):
+                keyframe_gate = self._gate_of(frame.camera)
+                if not joins and not keyframe_gate.has_moved(frame):
                     return _no_keyframe(Status.NOT_A_KEYFRAME, timer)
             features = self._features(frame, timer)
             if features is None:
                 return _no_keyframe(Status.UNRECOGNISABLE, timer)
             keyframe = self._keyframe(frame, features, timer)
-            if not joins and not gate.view_has_changed(frame, keyframe.descriptor):
+            if not joins and not keyframe_gate.view_has_changed(frame, keyframe.descriptor):
                 return _no_keyframe(Status.NOT_A_KEYFRAME, timer)
 
             candidates = self._search.propose(keyframe, timer)
+            num_searched = len(self._search)
+            candidates = self.calibrator.with_probabilities(candidates, frame.camera, num_searched)
             query = Query(keyframe, features, self._camera_for(frame), self._mask(frame))
-            candidates = self._judge.decide(query, candidates, timer)
+            gate = self.calibrator.gate(frame.camera, num_searched)
+            candidates = self._judge.decide(query, candidates, timer, gate)
             closures = _closures(keyframe.id, candidates)
             status = _overall_status(candidates)
 
             with timer.stage("store"):
                 self._store(frame, keyframe, status, candidates, closures)
+            with timer.stage("calibrate"):
+                self._learn(keyframe, candidates, closures, num_searched)
             return Update(keyframe, tuple(candidates), closures, status, timer.timings_ms())
 
     def relocalize(self, frame: Frame, *, include_recent: bool = True) -> Update:
@@ -161,16 +171,22 @@ class LoopDetector:
                 return _no_keyframe(Status.UNRECOGNISABLE, timer)
             keyframe = replace(self._keyframe(frame, features, timer), id=RELOCALISATION_QUERY_ID, T_odom_base=None)
             candidates = self._search.propose(keyframe, timer, relocalising=True, include_recent=include_recent)
+            candidates = self.calibrator.with_probabilities(candidates, frame.camera, len(self._search))
             query = Query(keyframe, features, self._camera_for(frame), self._mask(frame))
             candidates = self._judge.decide_alone(query, candidates, timer)
             closures = _closures(RELOCALISATION_QUERY_ID, candidates)
             return Update(None, tuple(candidates), closures, _overall_status(candidates), timer.timings_ms())
+
+    def calibration(self, camera: str = "cam0") -> Calibration | None:
+        """What the map has learned about telling its places apart; None before there is enough to learn from."""
+        return self.calibrator.calibration(camera)
 
     def close(self) -> None:
         """Keep beside and in the map what would have to be learned again. The map itself is complete at any time."""
         if self.map_store.read_only:
             return
         self._search.save_cache()
+        self.calibrator.save()
         self._static_masks.save()
 
     def index_report(self) -> dict[str, object]:
@@ -235,6 +251,13 @@ class LoopDetector:
         self._judge.remember(keyframe, candidates, closures)
         self._static_masks.add(frame.camera, frame.image)
 
+    def _learn(
+        self, keyframe: Keyframe, candidates: Sequence[Candidate], closures: tuple[LoopClosure, ...], num_searched: int
+    ) -> None:
+        """After the keyframe is acknowledged: what is learned of it decides about the next ones only."""
+        sizes = MapSizes(num_searched, self._search.num_of_session)
+        self.calibrator.observe(keyframe, self._search.ranked, candidates, closures, sizes)
+
     def _gate_of(self, camera: str) -> KeyframeGate:
         """Each camera has a gate of its own, so that none is starved by what another one keeps."""
         return self._gates.setdefault(camera, KeyframeGate(self.config.keyframe))
@@ -261,20 +284,7 @@ class LoopDetector:
         return self.map_store.begin_session(name, camera=self._cameras, config_yaml=config_to_yaml(self.config))
 
     def _resumed_session(self, session_id: int | None) -> int | None:
-        if self.map_store.read_only:
-            return None
-        sessions = {session.id: session for session in self.map_store.sessions()}
-        if not sessions:
-            raise MapError("the map holds no session to resume; run without resume to start one")
-        if session_id is not None and session_id not in sessions:
-            raise MapError(f"the map holds no session {session_id} to resume; it has {list(sessions)}")
-        resumed = sessions[max(sessions) if session_id is None else session_id]
-        if _names(resumed.camera) != _names(self._cameras):
-            raise MapError(
-                f"session {resumed.id} was begun with {_names(resumed.camera) or 'one camera or none'}, this run has "
-                f"{_names(self._cameras) or 'one camera or none'}; resume with the same rig, or begin a new session"
-            )
-        return resumed.id
+        return None if self.map_store.read_only else session_to_resume(self.map_store, session_id, self._cameras)
 
     def _path_so_far(self) -> DrivenPath:
         """Empty for a new session; for a resumed one, what it has driven until now."""
@@ -283,6 +293,11 @@ class LoopDetector:
             if info.session == self._session:
                 path.add(info.id, info.T_odom_base)
         return path
+
+    def _positions_so_far(self) -> dict[int, NDArray[np.float64]]:
+        """Positions by odometry of the keyframes of a resumed session."""
+        infos = [info for info in self.map_store.infos() if info.session == self._session]
+        return {info.id: info.T_odom_base[:3, 3] for info in infos if info.T_odom_base is not None}
 
     def _recall_last_keyframes(self) -> None:
         """A resumed session compares each camera's first frame with its last keyframe, as if it had never stopped."""
@@ -309,11 +324,6 @@ def _check_frame(frame: Frame) -> None:
         )
     if frame.T_odom_base is not None:
         check_transform(frame.T_odom_base, f"frame {frame.name or frame.stamp_ns}: T_odom_base")
-
-
-def _names(cameras: Cameras | None) -> list[str]:
-    """Names of a rig's cameras; empty for one camera or none, which serve frames of any name."""
-    return sorted(cameras) if isinstance(cameras, Mapping) else []
 
 
 def _thumbnail(image: Image, max_width_px: int) -> Image:
@@ -345,6 +355,7 @@ def _overall_status(candidates: Sequence[Candidate]) -> Status:
 
 PROGRESS: tuple[Status, ...] = (
     Status.NOT_A_KEYFRAME,
+    Status.FROZEN,
     Status.UNRECOGNISABLE,
     Status.NO_CANDIDATE,
     Status.LOW_SIMILARITY,
@@ -362,6 +373,7 @@ PROGRESS: tuple[Status, ...] = (
     Status.FAILED_SEQUENCE,
     Status.GRAVITY,
     Status.ODOM_INCONSISTENT,
+    Status.AMBIGUOUS,
     Status.ACCEPTED,
 )
 """How far each status stands along the pipeline."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from progeo_edge.calibration import Gate
 from progeo_edge.config import Config
 from progeo_edge.geometry import Camera, camera_named
 from progeo_edge.map_store import MapStore
@@ -79,22 +80,42 @@ class Judge:
         self._camera_names = {info.id: info.camera for info in map_store.infos()}
         self._reference_features: OrderedDict[int, LocalFeatures | None] = OrderedDict()
 
-    def decide(self, query: Query, candidates: Sequence[Candidate], timer: StageTimer) -> list[Candidate]:
+    @property
+    def graph(self) -> PlaceGraph:
+        """Which keyframes see one place."""
+        return self._graph
+
+    def decide(
+        self, query: Query, candidates: Sequence[Candidate], timer: StageTimer, gate: Gate | None = None
+    ) -> list[Candidate]:
         """Give every candidate its final status, in the given order.
 
-        Candidates that the last keyframes support are verified first. What is left of the budget goes to the others,
-        which are believed only with `sequence.strong_inliers` inliers.
+        Candidates that pass the calibrated gate, or without one those that the last keyframes support, are verified
+        first. What is left of the budget goes to the others, which are believed only with `sequence.strong_inliers`
+        inliers.
+
+        Args:
+            query: The keyframe asked about.
+            candidates: From the search.
+            timer: Stages are added.
+            gate: The calibrated gate; None without a calibration.
         """
         with timer.stage("sequence"):
-            joins = self._moments.would_join(query.keyframe.session, query.keyframe.stamp_ns, query.keyframe.camera)
-            supported = {
-                c.reference_id for c in candidates if _is_open(c) and self._sequence.passes(c.reference_id, joins=joins)
-            }
-        return self._verify_in_order(query, candidates, supported, timer)
+            candidates = self.with_support(query.keyframe, candidates, gate)
+        return self._verify_in_order(query, candidates, timer, unsupported=_status_without(gate))
+
+    def with_support(self, keyframe: Keyframe, candidates: Sequence[Candidate], gate: Gate | None) -> list[Candidate]:
+        """The candidates of a keyframe, with what comes before the geometry decided: `Candidate.supported`."""
+        joins = self._moments.would_join(keyframe.session, keyframe.stamp_ns, keyframe.camera)
+        return [replace(c, supported=_is_open(c) and self._is_supported(c, gate, joins)) for c in candidates]
+
+    def _is_supported(self, candidate: Candidate, gate: Gate | None, joins: bool) -> bool:
+        return self._sequence.passes(candidate.reference_id, joins=joins) if gate is None else gate.passes(candidate)
 
     def decide_alone(self, query: Query, candidates: Sequence[Candidate], timer: StageTimer) -> list[Candidate]:
         """As `decide`, without any memory of earlier keyframes (relocalisation)."""
-        return self._verify_in_order(query, candidates, {c.reference_id for c in candidates}, timer)
+        candidates = [replace(c, supported=_is_open(c)) for c in candidates]
+        return self._verify_in_order(query, candidates, timer, unsupported=Status.LOW_SIMILARITY)
 
     def remember(self, keyframe: Keyframe, candidates: Sequence[Candidate], closures: Sequence[LoopClosure]) -> None:
         """The keyframe is in the map with these closures."""
@@ -109,15 +130,14 @@ class Judge:
         self._sequence.remember(leading, joins=joins)
 
     def _verify_in_order(
-        self, query: Query, candidates: Sequence[Candidate], supported: set[int], timer: StageTimer
+        self, query: Query, candidates: Sequence[Candidate], timer: StageTimer, *, unsupported: Status
     ) -> list[Candidate]:
         decided = {c.reference_id: c for c in candidates}
         in_order = [c for c in candidates if _is_open(c)]
-        in_order.sort(key=lambda c: c.reference_id not in supported)
+        in_order.sort(key=lambda c: not c.supported)
         for rank, candidate in enumerate(in_order):
-            is_supported = candidate.reference_id in supported
-            if not is_supported and not self._may_bypass_sequence():
-                candidate = replace(candidate, status=Status.FAILED_SEQUENCE)
+            if not candidate.supported and not self._may_bypass_gate():
+                candidate = replace(candidate, status=unsupported)
             elif rank >= self._config.budget.max_verifications:
                 candidate = replace(candidate, status=Status.NOT_VERIFIED)
             elif self._is_late(timer):
@@ -125,11 +145,11 @@ class Judge:
             elif not self._config.verification.enabled:
                 candidate = replace(candidate, status=Status.ACCEPTED)
             else:
-                candidate = self._verify(query, candidate, is_supported, timer)
+                candidate = self._verify(query, candidate, timer, unsupported)
             decided[candidate.reference_id] = candidate
         return [decided[c.reference_id] for c in candidates]
 
-    def _verify(self, query: Query, candidate: Candidate, is_supported: bool, timer: StageTimer) -> Candidate:
+    def _verify(self, query: Query, candidate: Candidate, timer: StageTimer, unsupported: Status) -> Candidate:
         with timer.stage("verify"):
             reference = self._features_of(candidate.reference_id)
             if reference is None:
@@ -144,8 +164,8 @@ class Judge:
         candidate = replace(candidate, status=verification.status, verification=verification)
         if candidate.status is not Status.ACCEPTED:
             return candidate
-        if not is_supported and verification.num_inliers < self._config.sequence.strong_inliers:
-            return replace(candidate, status=Status.FAILED_SEQUENCE)
+        if not candidate.supported and verification.num_inliers < self._config.sequence.strong_inliers:
+            return replace(candidate, status=unsupported)
         with timer.stage("odometry"):
             return self._compare_with_odometry(query.keyframe, candidate, verification)
 
@@ -180,7 +200,7 @@ class Judge:
         self._reference_features.move_to_end(reference_id)
         return self._reference_features[reference_id]
 
-    def _may_bypass_sequence(self) -> bool:
+    def _may_bypass_gate(self) -> bool:
         return self._config.verification.enabled and self._config.sequence.strong_inliers > 0
 
     def _is_late(self, timer: StageTimer) -> bool:
@@ -203,6 +223,11 @@ def without_static_pixels(features: LocalFeatures, mask: NDArray[np.uint8]) -> L
         descriptors=features.descriptors[keep],
         points_m=None if features.points_m is None else features.points_m[keep],
     )
+
+
+def _status_without(gate: Gate | None) -> Status:
+    """Why a candidate is not believed that neither gate nor sequence supports."""
+    return Status.FAILED_SEQUENCE if gate is None else Status.LOW_SIMILARITY
 
 
 def _is_open(candidate: Candidate) -> bool:

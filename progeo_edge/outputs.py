@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from progeo_edge.atomic import write_text
+from progeo_edge.back_ends import g2o_information
 from progeo_edge.config import OdometryConfig
 from progeo_edge.constraints import Constraint, metric_constraint, odometry_constraints
 from progeo_edge.geometry import FloatArray, check_transform, quaternion_xyzw
@@ -84,6 +85,7 @@ def _candidate(candidate: Candidate, keyframes: Mapping[int, KnownKeyframe]) -> 
         "rerank_score": _number(candidate.rerank_score),
         "probability": _number(candidate.probability),
         "status": candidate.status.value,
+        "supported": candidate.supported,
         **_verification_numbers(candidate.verification),
     }
 
@@ -158,18 +160,6 @@ def _stamp_ns(keyframe_id: int, keyframes: Mapping[int, KnownKeyframe]) -> int |
 # -- g2o -------------------------------------------------------------------------------------------------------------
 
 
-def g2o_information(covariance: FloatArray) -> FloatArray:
-    """(6, 6) information of an EDGE_SE3:QUAT from a positive definite covariance in x y z rx ry rz."""
-    per_quaternion = np.array([1.0, 1.0, 1.0, 2.0, 2.0, 2.0])
-    return rotation_vector_information(covariance) * np.outer(per_quaternion, per_quaternion)
-
-
-def rotation_vector_information(covariance: FloatArray) -> FloatArray:
-    """(6, 6) the plain inverse, exactly symmetric: what GTSAM's `readG2o` takes the numbers of an edge for."""
-    information = np.linalg.inv(covariance)
-    return np.asarray(0.5 * (information + information.T), dtype=np.float64)
-
-
 def write_g2o(
     path: Path,
     keyframes: Iterable[KnownKeyframe],
@@ -177,6 +167,7 @@ def write_g2o(
     config: OdometryConfig | None = None,
     poses: Mapping[int, Transform] | None = None,
     information: Callable[[FloatArray], FloatArray] = g2o_information,
+    constraint: Callable[[LoopClosure], Constraint | None] = metric_constraint,
 ) -> None:
     """Write the pose graph for g2o and everything that reads its format.
 
@@ -184,10 +175,8 @@ def write_g2o(
     closures from reference to query; closures of other kinds have no metres and are left out. Sessions that no edge
     joins remain separate graphs in the file, each in its own odometry frame.
 
-    g2o measures an edge's error as the translation and the vector part of the quaternion of `T^-1 @ T_estimate`, which
-    is half a rotation vector. Its information is therefore 4 times that of a rotation vector for rotation, and twice
-    for rotation against translation. (GTSAM's reader takes the numbers as if they were of a rotation vector, and so
-    halves the standard deviations of rotations; for it, write with `rotation_vector_information`.)
+    GTSAM's reader takes the numbers of an edge as if they were of a rotation vector, and so halves the standard
+    deviations of rotations in a file that is made for g2o; for it, write with `rotation_vector_information`.
 
     Args:
         path: File to write.
@@ -196,6 +185,8 @@ def write_g2o(
         config: Drift model for the odometry edges; None for the defaults.
         poses: Vertex estimates T_world_base by keyframe id, as from `optimise`; None for the odometry itself.
         information: Of a covariance, as the reader of the file will understand it.
+        constraint: What a closure says; `closure_constraint` writes UP_TO_SCALE and ROTATION_ONLY closures too, as a
+            rotation with a translation that is all but free.
 
     Raises:
         InputError: a pose that is not rigid, or a covariance that is not positive definite.
@@ -203,9 +194,9 @@ def write_g2o(
     posed = {keyframe.id: keyframe for keyframe in keyframes if keyframe.T_odom_base is not None}
     odometry = {i: keyframe.T_odom_base for i, keyframe in posed.items() if keyframe.T_odom_base is not None}
     sessions = {i: keyframe.session for i, keyframe in posed.items()}
-    metric = [c for c in map(metric_constraint, closures) if c is not None]
+    said = [c for c in map(constraint, closures) if c is not None]
     edges = odometry_constraints(odometry, config or OdometryConfig(), sessions)
-    edges += [c for c in metric if c.first_id in odometry and c.second_id in odometry]
+    edges += [c for c in said if c.first_id in odometry and c.second_id in odometry]
     estimates = odometry if poses is None else poses
     lines = [f"VERTEX_SE3:QUAT {i} {_pose_text(estimates[i])}" for i in sorted(odometry)]
     lines += [_edge_text(edge, information(edge.covariance)) for edge in edges]

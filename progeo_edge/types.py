@@ -61,6 +61,10 @@ class Status(str, Enum):
     """Roll and pitch of the relative pose contradict the odometry's gravity direction."""
     ODOM_INCONSISTENT = "ODOM_INCONSISTENT"
     """The relative pose contradicts the odometry by more than its drift allows."""
+    FROZEN = "FROZEN"
+    """The camera delivers the same picture over and over."""
+    AMBIGUOUS = "AMBIGUOUS"
+    """Relocalisation: two places of the map explain the frames about equally well."""
 
 
 class PoseKind(str, Enum):
@@ -212,6 +216,8 @@ class Candidate:
         verification: Present when the geometry was tried.
         odom_mahalanobis: Distance to the odometry's prediction (6 degrees of freedom when METRIC, else the rotation's
             3); None without odometry or pose.
+        supported: Whether it passed what comes before the geometry: the calibrated gate, or without a calibration the
+            sequence. Only strong geometry makes up for its absence.
     """
 
     reference_id: int
@@ -221,6 +227,7 @@ class Candidate:
     probability: float | None = None
     verification: Verification | None = None
     odom_mahalanobis: float | None = None
+    supported: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -278,3 +285,33 @@ class Update:
     closures: tuple[LoopClosure, ...] = ()
     status: Status = Status.NO_CANDIDATE
     timings_ms: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Relocalisation:
+    """Where a robot woke up in a known map, as far as its first frames tell.
+
+    Attributes:
+        match: The vote that the answer rests on: its reference, similarity and verification, `query_id` -1; None when
+            there is no match. Its `probability` is that of its appearance alone.
+        probability: Of `match` being the right place; without a match that of the best place, 0 when there is none.
+        T_odom_base: Pose of the base at `stamp_ns` in the odometry frame of the reference's session; None without a
+            match, without a pose in metres, or when the map was made without odometry.
+        session: Session of the reference; None without a match.
+        status: ACCEPTED; AMBIGUOUS when several places explain the frames; FAILED_SEQUENCE when the frames support one
+            place too little; FROZEN when the robot moved and the picture did not; otherwise how far the best candidate
+            came.
+        num_frames: Views that voted. Blank frames and unchanged views do not count.
+        stamp_ns: Time of the image that `T_odom_base` belongs to: the last view, or without odometry the one that
+            `match` verified. None without a match.
+        query_stamp_ns: Time of the image that `match` verified; None without a match.
+    """
+
+    match: LoopClosure | None
+    probability: float
+    T_odom_base: Transform | None = None
+    session: int | None = None
+    status: Status = Status.NO_CANDIDATE
+    num_frames: int = 0
+    stamp_ns: int | None = None
+    query_stamp_ns: int | None = None

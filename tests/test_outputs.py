@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from progeo_edge.back_ends import g2o_information, rotation_vector_information
 from progeo_edge.config import OdometryConfig
 from progeo_edge.constraints import step_covariance
 from progeo_edge.errors import InputError
@@ -19,8 +20,6 @@ from progeo_edge.outputs import (
     CLOSURE_COLUMNS,
     candidate_record,
     closure_record,
-    g2o_information,
-    rotation_vector_information,
     write_closures_csv,
     write_g2o,
     write_tum,

@@ -49,6 +49,9 @@ def run(
         Literal["fp32", "fp16", "int8"] | None,
         typer.Option(help="of a bundle; by default fp16 with TensorRT where the bundle has it, else fp32"),
     ] = None,
+    whitening: Annotated[
+        Path | None, typer.Option(help="whitening of this encoder, from progeo-calibrate whiten")
+    ] = None,
     camera: Annotated[
         Path | None, typer.Option(help="camera YAML: ours, a ROS camera_info file, or that of a rig (docs/rigs.md)")
     ] = None,
@@ -108,7 +111,7 @@ def run(
         right_topic=right_topic,
         camera_info_topic=camera_info_topic,
     )
-    model = load_encoder(encoder, backend=backend, precision=precision)
+    model = load_encoder(encoder, backend=backend, precision=precision, whitening=whitening)
     with open_run_folder(out, model.spec, config, existing_map=existing_map, resume=resume, force=force) as map_store:
         detector = LoopDetector(model, map_store, frames.camera, config, session=frames.name, resume=resume)
         skip_until_ns = _last_stamp_ns(map_store) if resume else None
