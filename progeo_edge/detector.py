@@ -127,22 +127,22 @@ class LoopDetector:
                 camera_named(self._cameras, frame.camera)
                 # What one camera of a rig found worth keeping, the others keep too: moments stay whole.
                 joins = self._moments.would_join(self._session, frame.stamp_ns, frame.camera)
-                keyframe_gate = self._gate_of(frame.camera)
-                if not joins and not keyframe_gate.has_moved(frame):
+                gate = self._gate_of(frame.camera)
+                if not joins and not gate.has_moved(frame):
                     return _no_keyframe(Status.NOT_A_KEYFRAME, timer)
             features = self._features(frame, timer)
             if features is None:
                 return _no_keyframe(Status.UNRECOGNISABLE, timer)
             keyframe = self._keyframe(frame, features, timer)
-            if not joins and not keyframe_gate.view_has_changed(frame, keyframe.descriptor):
+            if not joins and not gate.view_has_changed(frame, keyframe.descriptor):
                 return _no_keyframe(Status.NOT_A_KEYFRAME, timer)
 
             candidates = self._search.propose(keyframe, timer)
             num_searched = len(self._search)
             candidates = self.calibrator.with_probabilities(candidates, frame.camera, num_searched)
             query = Query(keyframe, features, self._camera_for(frame), self._mask(frame))
-            gate = self.calibrator.gate(frame.camera, num_searched)
-            candidates = self._judge.decide(query, candidates, timer, gate)
+            needed = self.calibrator.gate(frame.camera, num_searched)
+            candidates = self._judge.decide(query, candidates, timer, needed)
             closures = _closures(keyframe.id, candidates)
             status = _overall_status(candidates)
 

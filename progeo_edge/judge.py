@@ -105,12 +105,16 @@ class Judge:
         return self._verify_in_order(query, candidates, timer, unsupported=_status_without(gate))
 
     def with_support(self, keyframe: Keyframe, candidates: Sequence[Candidate], gate: Gate | None) -> list[Candidate]:
-        """The candidates of a keyframe, with what comes before the geometry decided: `Candidate.supported`."""
+        """The candidates, with what comes before the geometry decided: `Candidate.supported`."""
         joins = self._moments.would_join(keyframe.session, keyframe.stamp_ns, keyframe.camera)
-        return [replace(c, supported=_is_open(c) and self._is_supported(c, gate, joins)) for c in candidates]
+        return [
+            replace(c, supported=True) if _is_open(c) and self._is_supported(c, gate, joins) else c for c in candidates
+        ]
 
     def _is_supported(self, candidate: Candidate, gate: Gate | None, joins: bool) -> bool:
-        return self._sequence.passes(candidate.reference_id, joins=joins) if gate is None else gate.passes(candidate)
+        if gate is None:
+            return self._sequence.passes(candidate.reference_id, joins=joins)
+        return gate.passes(candidate)
 
     def decide_alone(self, query: Query, candidates: Sequence[Candidate], timer: StageTimer) -> list[Candidate]:
         """As `decide`, without any memory of earlier keyframes (relocalisation)."""

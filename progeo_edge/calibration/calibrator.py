@@ -107,12 +107,12 @@ class Calibrator:
     def gate(self, camera: str, num_keyframes: int) -> Gate | None:
         """The gate for a map of so many keyframes; None without a calibration.
 
-        Cosine and motion share the promised rate, since a candidate may pass by either.
+        Cosine and motion share the promised rate, since a candidate may pass by either, and so do the cameras of a rig.
         """
         calibration = self.calibration(camera)
         if calibration is None:
             return None
-        rate = self._config.max_false_per_hour
+        rate = self._config.max_false_per_hour / max(1, len(self._last))
         if calibration.motion_tail is None or calibration.motion != self._motion:
             return Gate(calibration.min_similarity(num_keyframes, rate), None)
         return Gate(

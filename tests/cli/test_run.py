@@ -26,7 +26,16 @@ ROOT = Path(__file__).parent.parent.parent
 PROGRAM = [sys.executable, "-c", "from progeo_edge.cli.run import main; main()"]
 SETTINGS = [argument for item in (*LIGHT, "budget.max_verifications=1") for argument in ("--set", item)]
 RESULTS = (
-    *("map.progeo", "closures.jsonl", "candidates.jsonl", "trajectory.g2o", "config.yaml", "report.html", "run.json"),
+    *(
+        "map.progeo",
+        "closures.jsonl",
+        "candidates.jsonl",
+        "trajectory.g2o",
+        "trajectory_gtsam.g2o",
+        "config.yaml",
+        "report.html",
+        "run.json",
+    ),
 )
 
 
