@@ -84,6 +84,7 @@ def _candidate(candidate: Candidate, keyframes: Mapping[int, KnownKeyframe]) -> 
         "similarity": _number(candidate.similarity),
         "rerank_score": _number(candidate.rerank_score),
         "probability": _number(candidate.probability),
+        "motion_score": _number(candidate.motion_score),
         "status": candidate.status.value,
         "supported": candidate.supported,
         **_verification_numbers(candidate.verification),

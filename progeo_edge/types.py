@@ -218,6 +218,8 @@ class Candidate:
             3); None without odometry or pose.
         supported: Whether it passed what comes before the geometry: the calibrated gate, or without a calibration the
             sequence. Only strong geometry makes up for its absence.
+        motion_score: Support of the last keyframes, higher is better, in the unit of `motion.method`; None where that
+            gives none.
     """
 
     reference_id: int
@@ -228,6 +230,7 @@ class Candidate:
     verification: Verification | None = None
     odom_mahalanobis: float | None = None
     supported: bool = False
+    motion_score: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

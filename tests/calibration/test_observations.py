@@ -10,7 +10,7 @@ from progeo_edge.calibration.impostors import ImpostorMaximum
 from progeo_edge.calibration.observations import KEPT, CalibrationKey, Observations
 from progeo_edge.errors import CalibrationError
 
-KEY = CalibrationKey("f" * 64, "cam0", "sequence", "cosine")
+KEY = CalibrationKey("f" * 64, "cam0", "sequence")
 
 
 def filled(*, same=0.8, other=0.4, count=400, verified=0, seed=0) -> Observations:
