@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from progeo_edge.calibration import Calibration, Calibrator, MapSizes
+from progeo_edge.calibration import Calibration, Calibrator, Gate, MapSizes
 from progeo_edge.candidates import CandidateSearch
 from progeo_edge.config import Config, config_to_yaml
 from progeo_edge.encoders import Encoder
@@ -110,6 +110,11 @@ class LoopDetector:
         """Id of the session that keyframes are added to; None with a read-only map."""
         return self._session
 
+    @property
+    def num_searchable(self) -> int:
+        """Keyframes that can be found now; the recent past is not among them."""
+        return len(self._search)
+
     # -- the two questions ---------------------------------------------------------------------------------------
 
     def process(self, frame: Frame) -> Update:
@@ -151,7 +156,15 @@ class LoopDetector:
                 self._store(frame, keyframe, status, candidates, closures)
             with timer.stage("calibrate"):
                 self._learn(keyframe, candidates, closures, num_searched)
-            return Update(keyframe, tuple(candidates), closures, status, timer.timings_ms())
+            return Update(
+                keyframe,
+                tuple(candidates),
+                closures,
+                status,
+                timer.timings_ms(),
+                min_similarity=self._min_similarity(needed),
+                min_motion_score=None if needed is None else needed.min_motion_score,
+            )
 
     def relocalize(self, frame: Frame, *, include_recent: bool = True) -> Update:
         """Where in the known map am I? No prior, no memory of earlier frames, nothing is stored.
@@ -176,7 +189,14 @@ class LoopDetector:
             query = Query(keyframe, features, self._camera_for(frame), self._mask(frame))
             candidates = self._judge.decide_alone(query, candidates, timer)
             closures = _closures(RELOCALISATION_QUERY_ID, candidates)
-            return Update(None, tuple(candidates), closures, _overall_status(candidates), timer.timings_ms())
+            return Update(
+                None,
+                tuple(candidates),
+                closures,
+                _overall_status(candidates),
+                timer.timings_ms(),
+                min_similarity=self.config.gate.min_similarity,
+            )
 
     def calibration(self, camera: str = "cam0") -> Calibration | None:
         """What the map has learned about telling its places apart; None before there is enough to learn from."""
@@ -259,6 +279,10 @@ class LoopDetector:
         sizes = MapSizes(num_searched, self._search.num_of_session)
         motion = self._judge.motion_method(keyframe.camera)
         self.calibrator.observe(keyframe, self._search.ranked, candidates, closures, sizes, motion)
+
+    def _min_similarity(self, gate: Gate | None) -> float:
+        floor = self.config.gate.min_similarity
+        return floor if gate is None else max(floor, gate.min_similarity)
 
     def _gate_of(self, camera: str) -> KeyframeGate:
         """Each camera has a gate of its own, so that none is starved by what another one keeps."""

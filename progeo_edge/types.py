@@ -281,6 +281,9 @@ class Update:
         closures: The accepted ones; empty when there is none.
         status: ACCEPTED when there is a closure, otherwise the reason why there is none.
         timings_ms: Milliseconds per stage, in order of execution.
+        min_similarity: Cosine that a candidate had to reach: the calibrated gate, and never less than
+            `gate.min_similarity`; None when nothing was searched for.
+        min_motion_score: Motion score that makes up for less; None when none is calibrated.
     """
 
     keyframe: Keyframe | None
@@ -288,6 +291,8 @@ class Update:
     closures: tuple[LoopClosure, ...] = ()
     status: Status = Status.NO_CANDIDATE
     timings_ms: dict[str, float] = field(default_factory=dict)
+    min_similarity: float | None = None
+    min_motion_score: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -449,3 +449,14 @@ def test_the_index_reports_on_itself(known_run, frames):
     assert report["kind"] == "exact"
     assert report["recall_at_1"] == 1.0
     assert 0 < int(str(report["size"])) < len(frames)
+
+
+def test_updates_say_what_a_candidate_had_to_reach(frames):
+    detector = new_detector(new_map(), settings("gate.min_similarity=0.2"))
+    updates = process_all(detector, [*frames[:NUM_POSES], frames[NUM_POSES - 1]])
+    assert [update.min_similarity for update in updates] == [0.2] * NUM_POSES + [None]
+    assert {update.min_motion_score for update in updates} == {None}
+    assert detector.relocalize(frames[0]).min_similarity == 0.2
+    assert detector.num_searchable == 0, "the first pass is still the recent past"
+    detector.process(frames[NUM_POSES])
+    assert detector.num_searchable > 0

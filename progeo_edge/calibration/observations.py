@@ -94,6 +94,8 @@ class Observations:
         Raises:
             CalibrationError: too little was noted.
         """
+        if not self._impostors:
+            raise CalibrationError("no keyframe was compared with another place yet; drive on, to places that differ")
         impostors = _columns(self._impostors)
         tail = fit_tail(impostors[:, 0], impostors[:, 1], impostors[:, 2] > 0.5)
         verified = len(self._verified) >= MIN_VERIFIED

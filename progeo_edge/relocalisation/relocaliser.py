@@ -22,6 +22,9 @@ from progeo_edge.relocalisation.evidence import log_odds, posterior
 from progeo_edge.relocalisation.votes import Agreement, View, Vote, motion
 from progeo_edge.types import Descriptor, Frame, LoopClosure, PoseKind, Relocalisation, Status, Update
 
+NO_VOTE = (Status.UNRECOGNISABLE, Status.NO_CANDIDATE)
+"""A picture of nothing, and one that could be compared with nothing, speak neither for nor against a place."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Place:
@@ -43,9 +46,15 @@ class Relocaliser:
     `relocalisation.max_frames` views are remembered.
     """
 
-    def __init__(self, detector: LoopDetector) -> None:
-        """Args: detector: over the known map, which may be open read-only; its config decides."""
+    def __init__(self, detector: LoopDetector, *, include_recent: bool = True) -> None:
+        """Begin as after power-on.
+
+        Args:
+            detector: Over the known map, which may be open read-only; its config decides.
+            include_recent: As in `LoopDetector.relocalize`: while mapping, the recent past would always be the answer.
+        """
         self._detector = detector
+        self._include_recent = include_recent
         self._config = detector.config.relocalisation
         self._agree = Agreement(detector.map_store, detector.config)
         self.forget()
@@ -85,12 +94,12 @@ class Relocaliser:
             self._last[frame.camera] = frame
             self._answer = Relocalisation(None, 0.0, status=Status.FROZEN)
         elif self._is_new_view(frame):
-            update = self._detector.relocalize(frame)
-            if update.status is not Status.UNRECOGNISABLE:
+            update = self._detector.relocalize(frame, include_recent=self._include_recent)
+            if update.status not in NO_VOTE:
                 self._remember(frame, update)
                 self._answer = self._decide()
             elif not self._views:
-                self._answer = Relocalisation(None, 0.0, status=Status.UNRECOGNISABLE)
+                self._answer = Relocalisation(None, 0.0, status=update.status)
         return self._answer
 
     # -- views -------------------------------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ class ToldDetector:
         self.num_asked = 0
         self._answers = list(answers)
 
-    def relocalize(self, frame: Frame) -> Update:
+    def relocalize(self, frame: Frame, *, include_recent: bool = True) -> Update:
         answer = self._answers[self.num_asked]
         self.num_asked += 1
         if isinstance(answer, Status):

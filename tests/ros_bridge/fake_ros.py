@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from progeo_ros.adapters import Call, Subscription
+from progeo_ros.assembled import Assembler
 from progeo_ros.config import NodeConfig
 from progeo_ros.frame_assembler import FrameAssembler
 from progeo_ros.middleware import OnError, Topic
@@ -63,14 +64,14 @@ class FakeRos:
         self,
         config: NodeConfig,
         pipeline: Pipeline,
-        assembler: FrameAssembler,
-        on_image: Callable[[Any], None],
+        assembler: Assembler,
+        on_image: Callable[[FrameAssembler, Any], None],
         on_error: OnError,
     ) -> Callable[[], None]:
         def close() -> None:
             self.send_image = None
 
-        self.send_image = lambda message: pipeline.take(on_image, message)
+        self.send_image = lambda message: pipeline.take(on_image, assembler.parts[""], message)
         return close
 
     def call(self, call: Call) -> Any | None:

@@ -14,6 +14,7 @@ from progeo_edge.types import (
     Keyframe,
     LoopClosure,
     PoseKind,
+    Relocalisation,
     ScaleSource,
     Status,
     Transform,
@@ -21,7 +22,7 @@ from progeo_edge.types import (
     Verification,
 )
 from progeo_ros.conversions.standard import image_message
-from progeo_ros.events import Outcome
+from progeo_ros.events import Outcome, Whereabouts
 from progeo_ros.message_types import make_header
 from progeo_ros.rosbags_types import RosbagsTypes
 
@@ -195,3 +196,30 @@ def outcome(
         camera_frame="cam",
         latency_ms=12.5,
     )
+
+
+def whereabouts(kind: PoseKind | None, T_since: Transform | None = None) -> Whereabouts:
+    """Answer of a question: a match with a pose of some kind on reference 0, or none (AMBIGUOUS, with probability 0.4).
+
+    `T_since` is the way from the image that was verified to the last one, which came 2 s later.
+    """
+    if kind is None:
+        return Whereabouts(Relocalisation(None, 0.4, status=Status.AMBIGUOUS, num_frames=3), outcome(kept=False))
+    checked = verification(kind)
+    match = closure(0, checked, query_id=-1)
+    said = outcome(match, kept=False)
+    T_map_reference = said.reference(0).T_odom_base
+    assert T_map_reference is not None
+    T_map_base = T_map_reference @ T_REFERENCE_QUERY @ (np.eye(4) if T_since is None else T_since)
+    stamp_ns = said.frame.stamp_ns
+    relocalisation = Relocalisation(
+        match,
+        0.99,
+        T_map_base if kind is PoseKind.METRIC else None,
+        0,
+        Status.ACCEPTED,
+        3,
+        stamp_ns if T_since is None else stamp_ns + 2 * SECOND,
+        stamp_ns,
+    )
+    return Whereabouts(relocalisation, said)

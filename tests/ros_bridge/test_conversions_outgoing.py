@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -70,6 +71,7 @@ def test_a_loop_closure_says_which_images_and_how_they_stand():
     assert message.header.frame_id == "base_link"
     assert (message.query_session, message.query_id) == ("second", 9)
     assert (message.reference_session, message.reference_id) == ("second", 2)
+    assert (message.query_camera, message.reference_camera) == ("cam0", "cam0")
     assert stamp_ns_of(message.reference_stamp) == 12 * SECOND + 2
     assert (message.similarity, message.min_similarity, message.probability) == (0.75, 0.25, 0.9)
     assert (message.odom_mahalanobis, message.latency_ms, message.model_id) == (1.5, 12.5, "c0ffee")
@@ -78,6 +80,17 @@ def test_a_loop_closure_says_which_images_and_how_they_stand():
     assert (v.num_matches, v.num_inliers, v.inlier_ratio, v.coverage) == (100, 80, 0.8, 0.4)
     assert v.reprojection_rmse_px == 0.8
     np.testing.assert_allclose(transform_of(v.t_reference_query.pose), T_REFERENCE_QUERY, atol=1e-12)
+
+
+@pytest.mark.parametrize(("yaw", "is_reverse"), [(0.0, False), (-1.6, False), (3.0, True)])
+def test_a_place_passed_the_other_way_round_is_said_to_be(yaw, is_reverse):
+    checked = verification(PoseKind.METRIC, T=turned(0.3, yaw=yaw))
+    (message,) = loop_closure_messages(TYPES, outcome(closure(2, checked)))
+    assert message.heading_change_deg == pytest.approx(np.degrees(abs(yaw)), abs=1e-5)
+    assert message.is_reverse is is_reverse
+    (message,) = loop_closure_messages(TYPES, outcome(closure(2, None)))
+    assert math.isnan(message.heading_change_deg)
+    assert message.is_reverse is False
 
 
 def test_covariance_is_row_major_translation_first():
@@ -140,7 +153,7 @@ def test_fields_are_of_the_types_that_ros_checks(ros):
 def test_every_candidate_has_its_reason():
     refused = (
         Candidate(0, 0.6, Status.FEW_INLIERS, verification=verification(PoseKind.NONE, inliers=12)),
-        Candidate(1, 0.1, Status.LOW_SIMILARITY),
+        Candidate(1, 0.1, Status.LOW_SIMILARITY, supported=True, motion_score=1.5),
     )
     said = outcome(closure(2, verification(PoseKind.METRIC)), refused=refused)
     message = loop_candidates_message(TYPES, said)
@@ -150,6 +163,10 @@ def test_every_candidate_has_its_reason():
     assert message.status.value == status.ACCEPTED
     assert [c.reference_session for c in message.candidates] == ["second", "first", "first"]
     assert message.candidates[1].verification.num_inliers == 12
+    assert [c.supported for c in message.candidates] == [False, False, True]
+    assert message.candidates[2].motion_score == 1.5
+    assert math.isnan(message.candidates[1].motion_score)
+    assert {c.reference_camera for c in message.candidates} == {"cam0"}
     assert math.isnan(message.candidates[2].probability) and math.isnan(message.candidates[2].odom_mahalanobis)
     assert message.stages == ["encode", "search", "total"]
     np.testing.assert_allclose(message.stages_ms, [4.0, 0.5, 4.75])
@@ -160,6 +177,13 @@ def test_every_status_can_be_said(status):
     message = loop_candidates_message(TYPES, outcome(refused=(Candidate(1, 0.1, status),)))
     found = message.candidates[0].status
     assert found.value == getattr(found, status.value)
+
+
+def test_the_gate_in_force_is_said():
+    said = outcome(closure(2, None))
+    assert math.isnan(loop_candidates_message(TYPES, said).min_motion_score)
+    calibrated = replace(said, update=replace(said.update, min_motion_score=2.5))
+    assert loop_candidates_message(TYPES, calibrated).min_motion_score == 2.5
 
 
 def test_an_image_that_was_not_kept_has_candidates_but_no_keyframe():

@@ -122,7 +122,7 @@ def test_decoded_frames_have_all_that_is_known():
     same_pose(assembled.frame.T_odom_base, np.eye(4), atol=1e-9)
     assert assembled.frame.stamp_ns == T0 and assembled.arrival_ns == T0 + 20 * MS
     assert (assembled.camera_frame, assembled.base_frame, assembled.odom_frame) == ("cam", "base_link", "odom")
-    assert assembled.camera is not None and assembled.frame.depth_m is None and assembled.frame.right is None
+    assert isinstance(assembled.camera, Camera) and assembled.frame.depth_m is None and assembled.frame.right is None
     same_pose(assembled.camera.T_base_camera, T_BASE_CAM, atol=1e-12)
 
 
@@ -247,7 +247,7 @@ def test_a_changed_resolution_keeps_the_camera_and_another_aspect_is_refused():
     bench = Bench()
     bench.image(T0, image(T0, np.zeros((96, 128, 3), np.uint8)))
     assembled = bench.assembler.decode(bench.pop())
-    assert assembled.camera is not None and assembled.camera.for_image_size(128, 96).K[0, 0] == 100.0
+    assert isinstance(assembled.camera, Camera) and assembled.camera.for_image_size(128, 96).K[0, 0] == 100.0
     bench.image(T0 + TENTH, image(T0 + TENTH, np.zeros((64, 64, 3), np.uint8)))
     with pytest.raises(FrameError, match="64x64 but the camera is calibrated for 64x48"):
         bench.assembler.decode(bench.pop())
@@ -545,7 +545,7 @@ def test_a_right_image_comes_with_its_baseline():
     assert "states no baseline" in bench.assembler.problems[0]
     bench.assembler.on_right_camera_info(camera_info(baseline=0.12))
     assembled = bench.assembler.decode(bench.pop())
-    assert assembled.camera is not None and assembled.camera.baseline_m == pytest.approx(0.12)
+    assert isinstance(assembled.camera, Camera) and assembled.camera.baseline_m == pytest.approx(0.12)
     np.testing.assert_array_equal(assembled.frame.right, IMAGE[:, ::-1])
     assert bench.assembler.problems == []
 

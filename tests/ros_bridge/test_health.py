@@ -13,12 +13,14 @@ from progeo_edge.bundle import NOT_TRAINED, read_manifest, write_manifest
 from progeo_edge.types import Candidate, PoseKind, Status
 from progeo_ros import health as health_module
 from progeo_ros.config import NodeConfig
-from progeo_ros.device_state import resident_mb, temperatures_c, throttled
+from progeo_ros.device_state import power_mode, resident_mb, temperatures_c, throttled
 from progeo_ros.frame_assembler import FrameAssembler
 from progeo_ros.health import ERROR, OK, WARN, Health, diagnostics_message, model_problem
 from progeo_ros.message_types import stamp_ns_of
+from progeo_ros.neighbour_similarity import NeighbourSimilarity
 from progeo_ros.rosbags_types import RosbagsTypes
 from tests.ros_bridge.messages import SECOND, camera_info, closure, image, outcome, transforms, turned, verification
+from tests.small_world import fake_keyframe
 from tests.tiny_encoder import write_tiny_bundle
 
 T0 = 100 * SECOND
@@ -247,3 +249,41 @@ def test_memory_of_the_process(tmp_path):
     write(tmp_path / "self", statm="9000 1000 200 1 0 300 0")
     assert resident_mb(tmp_path) == 1000 * os.sysconf("SC_PAGE_SIZE") / 1e6
     assert resident_mb(tmp_path / "none") is None
+
+
+def test_the_power_mode_of_a_jetson(tmp_path):
+    assert power_mode(tmp_path) == ""
+    write(tmp_path / "var" / "lib" / "nvpmodel", status="pmode:0002")
+    assert power_mode(tmp_path) == "2"
+    modes = (
+        "# < POWER_MODEL ID=2 NAME=COMMENT >",
+        "< POWER_MODEL ID=0 NAME=MAXN >",
+        "< POWER_MODEL ID=2 NAME=MODE_15W >",
+    )
+    write(tmp_path / "etc", **{"nvpmodel.conf": "\n".join(modes)})
+    assert power_mode(tmp_path) == "MODE_15W (2)"
+    (tmp_path / "var" / "lib" / "nvpmodel" / "status").write_bytes(b"\xff\xfe")
+    assert power_mode(tmp_path) == ""
+
+
+def test_the_power_mode_is_among_the_values_only_where_there_is_one(monkeypatch):
+    assert "power mode (nvpmodel)" not in Drive().values
+    monkeypatch.setattr(health_module, "power_mode", lambda: "MAXN (0)")
+    assert Drive().values["power mode (nvpmodel)"] == "MAXN (0)"
+
+
+# -- neighbours --------------------------------------------------------------------------------------------------------
+
+
+def test_only_keyframes_of_one_session_and_camera_are_neighbours():
+    neighbours = NeighbourSimilarity()
+    neighbours.note(fake_keyframe(0, 0.0))
+    assert neighbours.facts() == {}
+    neighbours.note(fake_keyframe(1, 60.0))
+    assert neighbours.facts()["similarity to the previous keyframe"] == "0.500"
+    neighbours.note(fake_keyframe(2, 60.0, session=1))
+    neighbours.note(fake_keyframe(3, 0.0, session=1, camera="rear"))
+    assert neighbours.facts()["similarity to the previous keyframe"] == "0.500"
+    neighbours.note(fake_keyframe(4, 90.0, session=1, camera="rear"))
+    assert neighbours.facts()["similarity to the previous keyframe"] == "0.000"
+    assert neighbours.facts()["similarity to the previous keyframe, median"] == "0.250"

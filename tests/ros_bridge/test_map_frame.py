@@ -10,7 +10,7 @@ from progeo_edge.geometry import make_transform, rotation_exp, transform_from_qu
 from progeo_edge.types import Frame, PoseKind
 from progeo_ros.map_frame import MapFrame
 from progeo_ros.rosbags_types import RosbagsTypes
-from tests.ros_bridge.test_relocalization import REFERENCE, outcome
+from tests.ros_bridge.messages import closure, outcome, verification
 
 TYPES = RosbagsTypes()
 T_ODOM_BASE = make_transform(rotation_exp([0, 0, 0.3]), [1.0, 2.0, 0.0])
@@ -19,9 +19,10 @@ T_MAP_BASE = make_transform(rotation_exp([0, 0, 1.0]), [5.0, -1.0, 0.0])
 
 def recognised_at(pose: np.ndarray | None):
     """An image whose odometry says T_ODOM_BASE; None: it was not recognised."""
-    found = outcome(None if pose is None else PoseKind.METRIC)
+    here = verification(PoseKind.METRIC, T=np.eye(4))
+    found = outcome(*(() if pose is None else [closure(0, here, query_id=-1)]), kept=False)
     frame = Frame(3_000_000_004, found.frame.image, T_odom_base=T_ODOM_BASE)
-    return replace(found, frame=frame, references={7: replace(REFERENCE, T_odom_base=pose)})
+    return replace(found, frame=frame, references={0: replace(found.reference(0), T_odom_base=pose)})
 
 
 def transform_of(message) -> np.ndarray:

@@ -12,9 +12,16 @@ from hypothesis import HealthCheck, given, settings
 from rosbags.interfaces import Nodetype
 from rosbags.typesys import Stores, get_typestore
 
+from progeo_edge.calibration import Separability
 from progeo_edge.errors import InputError
 from progeo_edge.types import PoseKind, ScaleSource, Status
-from progeo_ros.conversions.outgoing import DTYPE_CODES, POSE_KIND_CODES, SCALE_SOURCE_CODES, STATUS_CODES
+from progeo_ros.conversions.outgoing import (
+    DTYPE_CODES,
+    POSE_KIND_CODES,
+    SCALE_SOURCE_CODES,
+    STATUS_CODES,
+    VERDICT_CODES,
+)
 from progeo_ros.definitions import message_definitions, service_definitions
 from progeo_ros.rosbags_types import RosbagsTypes
 from tests.ros_bridge.wire_format import Wire
@@ -85,7 +92,10 @@ def test_every_definition_has_the_fields_of_its_file(ros):
 
 
 def constants(message: str, prefix: str = "") -> dict[str, int]:
-    text = message_definitions()[f"progeo_msgs/msg/{message}"]
+    return constants_of(message_definitions()[f"progeo_msgs/msg/{message}"], prefix)
+
+
+def constants_of(text: str, prefix: str = "") -> dict[str, int]:
     return {name: int(value) for name, value in re.findall(rf"^uint8 {prefix}(\w+)=(\d+)", text, re.MULTILINE)}
 
 
@@ -97,6 +107,9 @@ def test_constants_are_those_of_the_runtime():
     assert constants("Verification", "SCALE_") == {kind.value: code for kind, code in SCALE_SOURCE_CODES.items()}
     assert set(SCALE_SOURCE_CODES) == set(ScaleSource)
     assert constants("GlobalDescriptor") == {name.upper(): code for name, code in DTYPE_CODES.items()}
+    _, answer = service_definitions()["progeo_msgs/srv/Calibrate"]
+    assert constants_of(answer) == {"UNKNOWN": 0, **{verdict.value: code for verdict, code in VERDICT_CODES.items()}}
+    assert set(VERDICT_CODES) == set(Separability)
 
 
 def test_an_unknown_field_or_type_is_named():

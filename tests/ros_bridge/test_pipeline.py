@@ -210,11 +210,20 @@ def test_relocalize_waits_for_the_image_that_knows(tmp_path, frames):
     assert answers == []
     bench.send_with_pose(frames[NUM_POSES])
     asking.join(10)
+    assert bench.errors == []
     answer = answers[0]
     assert answer.problem == ""
-    assert answer.outcome is not None
-    assert answer.closure is not None
-    assert (answer.outcome.frame.stamp_ns, answer.closure.query_id) == (frames[NUM_POSES].stamp_ns, -1)
+    assert answer.found is not None
+    found, match = answer.found.relocalisation, answer.found.relocalisation.match
+    assert match is not None
+    assert (found.stamp_ns, found.query_stamp_ns, match.query_id) == (frames[NUM_POSES].stamp_ns,) * 2 + (-1,)
+    reference = answer.found.outcome.reference(match.reference_id).T_odom_base
+    assert reference is not None
+    assert match.verification is not None
+    assert match.verification.T_reference_query is not None
+    assert found.T_odom_base is not None
+    np.testing.assert_allclose(found.T_odom_base, reference @ match.verification.T_reference_query)
+    assert answer.found.outcome.session_of(match.reference_id) == "run"
     assert bench.recogniser.num_keyframes == NUM_POSES + 1, "the question stored nothing of its own"
     bench.close()
 

@@ -132,11 +132,30 @@ def test_a_read_only_map_is_only_asked(known_map, frames):
 def test_relocalising_while_mapping_looks_past_the_last_moments(recogniser, frames):
     for frame in frames[:NUM_POSES]:
         recogniser.process(frame, camera())
-    assert recogniser.relocalize(frames[NUM_POSES - 1], camera()).update.candidates == ()
+    found = recogniser.relocalize(frames[NUM_POSES - 1], camera(), anew=True).relocalisation
+    assert (found.match, found.status) == (None, Status.NO_CANDIDATE)
     recogniser.process(frames[NUM_POSES], camera())
-    found = recogniser.relocalize(frames[NUM_POSES], camera()).update
+    whereabouts = recogniser.relocalize(frames[NUM_POSES], camera(), anew=True)
+    found = whereabouts.relocalisation
     assert found.status is Status.ACCEPTED
-    assert NUM_POSES not in {candidate.reference_id for candidate in found.candidates}
+    assert found.match is not None
+    assert found.match.reference_id < NUM_POSES
+    assert whereabouts.outcome.update.closures == (found.match,)
+    assert whereabouts.outcome.frame.stamp_ns == found.query_stamp_ns
+
+
+def test_images_of_one_question_vote_together(known_map, frames):
+    recogniser = open_at(known_map, "relocalisation.min_probability=0.999999", read_only=True)
+    views = [recogniser.relocalize(frame, camera(), anew=i == 0) for i, frame in enumerate(frames[NUM_POSES:])]
+    assert [view.relocalisation.num_frames for view in views] == [1, 2, 3, 4, 5, 6]
+    probabilities = [view.relocalisation.probability for view in views]
+    assert probabilities == sorted(probabilities)
+    assert probabilities[0] < probabilities[-1]
+    again = recogniser.relocalize(frames[NUM_POSES], camera(), anew=True).relocalisation
+    assert again.num_frames == 1
+    later = recogniser.relocalize(frames[NUM_POSES + 1], camera(), anew=False, generation=1).relocalisation
+    assert later.num_frames == 1, "another run is another question"
+    recogniser.close()
 
 
 def test_a_query_of_another_shape_is_refused_with_a_sentence(recogniser, frames):

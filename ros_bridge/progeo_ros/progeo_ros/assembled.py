@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from progeo_edge.geometry import Camera
+from progeo_edge.geometry import Camera, Cameras
 from progeo_edge.types import Frame, Transform
+
+if TYPE_CHECKING:
+    from progeo_ros.frame_assembler import FrameAssembler
+
+ONE_CAMERA = "cam0"
+"""Name in the map of a camera that is the only one."""
 
 
 @dataclass(slots=True)
@@ -63,6 +70,8 @@ class Pending:
         arrival_ns: When the image came, by the caller's clock.
         generation: Counts up when stamps jump back or `base_frame` changes: what follows cannot belong to the same
             session.
+        camera_name: As the map calls the camera.
+        rig: All cameras of a rig; empty until all are known. None where there is only one camera.
     """
 
     message: Any
@@ -76,16 +85,67 @@ class Pending:
     odom_frame: str
     arrival_ns: int
     generation: int
+    camera_name: str = ONE_CAMERA
+    rig: Mapping[str, Camera] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AssembledFrame:
-    """A frame for the detector, with what the node has to know beside it. Attributes as in `Pending`."""
+    """A frame for the detector, with what the node has to know beside it. Attributes as in `Pending`.
+
+    `camera` is what the detector is given: of a rig all cameras.
+    """
 
     frame: Frame
-    camera: Camera | None
+    camera: Cameras | None
     camera_frame: str
     base_frame: str
     odom_frame: str
     arrival_ns: int
     generation: int
+
+
+class Assembler(Protocol):
+    """What the node works with: `FrameAssembler` for one camera, `RigAssembler` for several. The caller locks."""
+
+    @property
+    def parts(self) -> Mapping[str, FrameAssembler]:
+        """Where messages go, by what stands before the names of their topics: "" or "front/"."""
+        ...
+
+    @property
+    def counts(self) -> AssemblerCounts:
+        """What became of the images."""
+        ...
+
+    @property
+    def last_problem(self) -> str:
+        """Why the last broken image was one."""
+        ...
+
+    @property
+    def problems(self) -> list[str]:
+        """Conditions that last, a sentence each."""
+        ...
+
+    @property
+    def waiting_for(self) -> str:
+        """What is missing; "" for nothing."""
+        ...
+
+    @property
+    def has_camera(self) -> bool:
+        """Whether intrinsics are known."""
+        ...
+
+    def take_events(self) -> list[str]:
+        """What happened since the last call, a sentence each."""
+        ...
+
+    def pop_moment(self, now_ns: int | None = None) -> tuple[Pending, ...]:
+        """The newest complete images of one moment, one of each camera; empty when there is none."""
+        ...
+
+    def decode(self, pending: Pending) -> AssembledFrame:
+        """Pixels of a complete image. May run beside everything else."""
+        ...

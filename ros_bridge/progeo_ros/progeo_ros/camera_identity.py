@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from progeo_edge.geometry import Camera, invert, rotation_angle
+from progeo_edge.geometry import Camera, Cameras, invert, rotation_angle
 
 TREMBLE_M = 0.01
 TREMBLE_DEG = 0.5
 """A mounting from tf may differ by less than this and is the same."""
 
 
-def is_same_camera(one: Camera | None, other: Camera | None) -> bool:
-    """Whether intrinsics and mounting agree, perhaps at another image size; None is the same as None only."""
-    if one is None or other is None:
+def is_same_camera(one: Cameras | None, other: Cameras | None) -> bool:
+    """Whether intrinsics and mounting agree, perhaps at another image size; None is the same as None only.
+
+    Rigs are the same when their cameras of one name are.
+    """
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(is_same_camera(one[name], other[name]) for name in one)
+    if not isinstance(one, Camera) or not isinstance(other, Camera):
         return one is other
     return (
         one.model == other.model and (one.baseline_m or 0.0) == (other.baseline_m or 0.0) and _same_lens(one, other)

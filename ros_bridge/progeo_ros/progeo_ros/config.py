@@ -46,6 +46,9 @@ class FramesConfig(Section):
 class InputConfig(Section):
     """What comes in."""
 
+    cameras: tuple[str, ...] = Field(
+        (), description="names of the cameras of a rig, whose topics are NAME/image ...; empty: one camera, image ..."
+    )
     transport: Literal["raw", "compressed"] = Field("raw", description="image or image/compressed")
     depth: bool = Field(False, description="take depth, registered to the image")
     right: bool = Field(False, description="take right/image of a rectified stereo pair")
@@ -68,7 +71,7 @@ class OutputConfig(Section):
 class RelocalizeConfig(Section):
     """The service relocalize."""
 
-    timeout_s: float = Field(5.0, gt=0, description="how long it waits for an image whose place is known")
+    timeout_s: float = Field(5.0, gt=0, description="how long it waits until a place is certain")
 
 
 class RtabmapConfig(Section):

@@ -37,10 +37,11 @@ def decode(pending: Pending, problems: MutableMapping[str, str]) -> AssembledFra
         pending.T_odom_base,
         _beside("depth", pending.depth, depth_m_of, image.shape, problems),
         _beside("right", pending.right, image_of, image.shape, problems),
+        pending.camera_name,
     )
     return AssembledFrame(
         frame,
-        pending.camera,
+        pending.camera if pending.rig is None else pending.rig or None,
         pending.camera_frame,
         pending.base_frame,
         pending.odom_frame,

@@ -1,12 +1,17 @@
-"""What the kernel says of the computer: memory of this process, temperatures, throttling. Linux only, no root."""
+"""What the kernel and nvpmodel say of the computer: memory of this process, temperatures, throttling, power mode.
+
+Linux only, no root.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 SYS = Path("/sys")
 PROC = Path("/proc")
+ROOT = Path("/")
 
 _PROCESSORS = ("processor", "cpu", "gpu", "devfreq")
 """Cooling devices of these types work by slowing something down; fans do not."""
@@ -45,3 +50,29 @@ def throttled(sys: Path = SYS) -> list[str]:
         if state > 0 and any(word in kind.lower() for word in _PROCESSORS):
             found.append(kind)
     return found
+
+
+def power_mode(root: Path = ROOT) -> str:
+    """Power mode of a Jetson, as "MODE_15W (2)"; "" where nvpmodel keeps none, as on every other computer.
+
+    From the files in which nvpmodel keeps the mode ("pmode:0002") and its names ("< POWER_MODEL ID=2 NAME=MODE_15W >"):
+    `nvpmodel -q` says the same, but asks for root on some releases and is missing in containers.
+    """
+    try:
+        status = (root / "var" / "lib" / "nvpmodel" / "status").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
+    found = re.search(r"pmode:(\d+)", status)
+    if found is None:
+        return ""
+    number = int(found[1])
+    name = _power_mode_names(root).get(number)
+    return str(number) if name is None else f"{name} ({number})"
+
+
+def _power_mode_names(root: Path) -> dict[int, str]:
+    try:
+        text = (root / "etc" / "nvpmodel.conf").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return {}
+    return {int(number): name for number, name in re.findall(r"^<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)", text, re.M)}

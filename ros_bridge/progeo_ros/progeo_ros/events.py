@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from progeo_edge.map_content import MapContent
 from progeo_edge.map_rows import KeyframeInfo
-from progeo_edge.types import Frame, Image, LoopClosure, Transform, Update
+from progeo_edge.types import Frame, Image, LoopClosure, Relocalisation, Transform, Update
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,6 +83,20 @@ class Outcome:
     def session_of(self, reference_id: int) -> str:
         """Name of the session that a reference belongs to."""
         return self.session_names.get(self.references[reference_id].session, "")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Whereabouts:
+    """What a question "where am I?" has come to with one image more.
+
+    Attributes:
+        relocalisation: What all images of the question amount to.
+        outcome: With the match as its only closure and the stamp of the image that verified it; without a match of the
+            newest image.
+    """
+
+    relocalisation: Relocalisation
+    outcome: Outcome
 
 
 def map_pose(outcome: Outcome, closure: LoopClosure) -> Transform | None:

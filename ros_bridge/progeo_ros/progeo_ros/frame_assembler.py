@@ -10,7 +10,7 @@ from typing import Any
 from progeo_edge.geometry import Camera
 from progeo_edge.sources.images import FrameError
 from progeo_edge.sources.rate import RateSchedule
-from progeo_ros.assembled import AssembledFrame, AssemblerCounts, Pending
+from progeo_ros.assembled import ONE_CAMERA, AssembledFrame, AssemblerCounts, Pending
 from progeo_ros.camera_setup import CameraSetup
 from progeo_ros.config import NodeConfig
 from progeo_ros.conversions.incoming import frame_of, header_stamp_ns, no_pose, transforms_of
@@ -43,9 +43,17 @@ class FrameAssembler:
         config: Settings of the node.
         camera: From the camera file; None takes camera_info.
         keep_all: Give every image in its order, instead of dropping for a newer one: a recording has no hurry.
+        rig_camera: Name of the camera in a rig, which keeps to input.max_rate_hz for all of them; None for one camera.
     """
 
-    def __init__(self, config: NodeConfig, camera: Camera | None = None, *, keep_all: bool = False) -> None:
+    def __init__(
+        self,
+        config: NodeConfig,
+        camera: Camera | None = None,
+        *,
+        keep_all: bool = False,
+        rig_camera: str | None = None,
+    ) -> None:
         self.counts = AssemblerCounts()
         self.last_problem = ""
         self._config = config
@@ -60,7 +68,9 @@ class FrameAssembler:
         self._right = StampedMessages(config.input.max_offset_ms, max_kept)
         self._triggers = KeyframeTriggers[_Waiting]()
         self._waiting: deque[_Waiting] = deque()
-        self._schedule = RateSchedule(config.input.max_rate_hz)
+        self._name = rig_camera or ONE_CAMERA
+        self._max_rate_hz = None if rig_camera else config.input.max_rate_hz
+        self._schedule = RateSchedule(self._max_rate_hz)
         self._first_arrival_ns: int | None = None
         self._now_ns = 0
         self._last_stamp_ns: int | None = None
@@ -155,6 +165,11 @@ class FrameAssembler:
                 self._waiting.popleft()
         return self._pending(image)
 
+    def pop_moment(self, now_ns: int | None = None) -> tuple[Pending, ...]:
+        """As `pop`; see `Assembler`."""
+        pending = self.pop(now_ns)
+        return () if pending is None else (pending,)
+
     def decode(self, pending: Pending) -> AssembledFrame:
         """Pixels of a complete image. May run beside everything else.
 
@@ -172,6 +187,11 @@ class FrameAssembler:
         return assembled
 
     # -- what a user should know ---------------------------------------------------------------------------------------
+
+    @property
+    def parts(self) -> dict[str, FrameAssembler]:
+        """See `Assembler`."""
+        return {"": self}
 
     @property
     def problems(self) -> list[str]:
@@ -215,7 +235,7 @@ class FrameAssembler:
         self._generation += 1
         self._first_arrival_ns = self._now_ns  # odometry and depth of the new time may be late again
         self._waiting.clear()
-        self._schedule = RateSchedule(self._config.input.max_rate_hz)
+        self._schedule = RateSchedule(self._max_rate_hz)
         for memory in (self._depth, self._right, self._triggers, self._odometry, self._tree):
             memory.forget_after(stamp_ns)
         self._events.append(f"stamps went back by {back_ns * 1e-9:.1f} s: a bag or simulation was started anew")
@@ -286,6 +306,7 @@ class FrameAssembler:
             odom_frame=self._odometry.odom_frame,
             arrival_ns=image.arrival_ns,
             generation=self._generation,
+            camera_name=self._name,
         )
 
     def _broken(self, problem: str) -> None:

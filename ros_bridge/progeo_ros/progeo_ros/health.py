@@ -12,11 +12,12 @@ import numpy as np
 from progeo_edge.bundle import MANIFEST_NAME, NOT_TRAINED, read_manifest
 from progeo_edge.errors import ModelError
 from progeo_edge.types import Status
+from progeo_ros.assembled import Assembler
 from progeo_ros.config import NodeConfig
-from progeo_ros.device_state import resident_mb, temperatures_c, throttled
+from progeo_ros.device_state import power_mode, resident_mb, temperatures_c, throttled
 from progeo_ros.events import Outcome
-from progeo_ros.frame_assembler import FrameAssembler
 from progeo_ros.message_types import NANOSECONDS, MessageTypes, make_header
+from progeo_ros.neighbour_similarity import NeighbourSimilarity
 
 OK, WARN, ERROR = 0, 1, 2
 """Levels of diagnostic_msgs/DiagnosticStatus."""
@@ -68,6 +69,7 @@ class Health:
         self._num_keyframes = 0
         self._num_closures = 0
         self._closure_stamp_ns: int | None = None
+        self._neighbours = NeighbourSimilarity()
         self._frames: Counter[Status] = Counter()
         self._candidates: Counter[Status] = Counter()
         self._times: deque[dict[str, float]] = deque(maxlen=NUM_TIMES)
@@ -87,13 +89,22 @@ class Health:
         """An image was processed."""
         update = outcome.update
         self._num_processed += 1
-        self._num_keyframes += update.keyframe is not None
+        if update.keyframe is not None:
+            self._num_keyframes += 1
+            self._neighbours.note(update.keyframe)
         self._num_closures += len(update.closures)
         self._frames[update.status] += 1
         self._candidates.update(candidate.status for candidate in update.candidates)
         self._times.append({**update.timings_ms, "latency": outcome.latency_ms})
         if update.closures:
             self._closure_stamp_ns = outcome.frame.stamp_ns
+
+    def warn(self, key: str, sentence: str) -> None:
+        """Note a lasting condition that spoils the work; "" when it is over."""
+        if sentence:
+            self.warnings[key] = sentence
+        else:
+            self.warnings.pop(key, None)
 
     def note_error(self, sentence: str, now_ns: int) -> None:
         """An image could not be processed; diagnostics warn for 10 s."""
@@ -102,7 +113,7 @@ class Health:
 
     def observe(
         self,
-        assembler: FrameAssembler,
+        assembler: Assembler,
         now_ns: int,
         *,
         dropped_busy: int = 0,
@@ -179,6 +190,7 @@ class Health:
             "keyframes of this run": str(self._num_keyframes),
             "loop closures": str(self._num_closures),
             "candidates": str(self._candidates.total()),
+            **self._neighbours.facts(),
         }
         if self._closure_stamp_ns is not None:
             result["last loop closure (image stamp, s)"] = f"{self._closure_stamp_ns * 1e-9:.3f}"
@@ -283,6 +295,8 @@ def model_problem(path: str) -> str:
 
 
 def _of_device() -> dict[str, str]:
-    resident = resident_mb()
+    resident, mode = resident_mb(), power_mode()
     result = {} if resident is None else {"memory of the process (MB)": f"{resident:.0f}"}
+    if mode:
+        result["power mode (nvpmodel)"] = mode
     return result | {f"temperature {zone} (C)": f"{value:.1f}" for zone, value in temperatures_c().items()}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from progeo_ros.adapters import Call, Subscription
+from progeo_ros.assembled import Assembler
 from progeo_ros.config import NodeConfig
 from progeo_ros.frame_assembler import FrameAssembler
 from progeo_ros.message_types import MessageTypes
@@ -64,8 +65,8 @@ class Middleware(Protocol):
         self,
         config: NodeConfig,
         pipeline: Pipeline,
-        assembler: FrameAssembler,
-        on_image: Callable[[Any], None],
+        assembler: Assembler,
+        on_image: Callable[[FrameAssembler, Any], None],
         on_error: OnError,
     ) -> Callable[[], None]:
         """Hear the topics that the settings ask for. Messages go through `pipeline.take`, and nothing is decoded.
@@ -73,8 +74,8 @@ class Middleware(Protocol):
         Args:
             config: Which ones.
             pipeline: Where messages go.
-            assembler: Of the pipeline; takes all but images.
-            on_image: Takes images.
+            assembler: Of the pipeline; its parts take all but images.
+            on_image: Takes images, with the part they are for.
             on_error: Told what no message should be able to cause, where it would end the node.
 
         Returns:

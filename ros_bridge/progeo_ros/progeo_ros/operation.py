@@ -10,10 +10,10 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-from progeo_edge.camera_file import load_camera
 from progeo_edge.config import Config
 from progeo_ros.adapter_wiring import AdapterWiring
 from progeo_ros.adapters.opening import open_adapters
+from progeo_ros.assembled import Assembler
 from progeo_ros.complaints import Complaints
 from progeo_ros.config import NodeConfig
 from progeo_ros.conversions.incoming import header_stamp_ns
@@ -27,6 +27,7 @@ from progeo_ros.pipeline import Pipeline
 from progeo_ros.place_recogniser import PlaceRecogniser
 from progeo_ros.publications import Publication, publications
 from progeo_ros.recogniser_facts import RecogniserFacts
+from progeo_ros.rig_assembler import open_assembler
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class Operation:
         self._complaints = Complaints()
         self._health, self._health_lock = Health(config), threading.Lock()
         self._health.state = "inactive"
-        self._assembler = FrameAssembler(config, load_camera(config.camera.file) if config.camera.file else None)
+        self._assembler = open_assembler(config)
         self._unsubscribe: Callable[[], None] | None = None
         with ExitStack() as opened:
             self.recogniser = PlaceRecogniser.open(config, detector_config)
@@ -133,7 +134,7 @@ class Operation:
         self._log_news()
         facts, counters = self._facts.read(), self._adapters.counters()
 
-        def observe(assembler: FrameAssembler) -> None:
+        def observe(assembler: Assembler) -> None:
             drops, age_s = self.pipeline.drops, self.pipeline.queue_age_s
             # Always inside the pipeline's lock, as callbacks do it.
             with self._health_lock:
@@ -142,7 +143,9 @@ class Operation:
         self.pipeline.examine(observe)
         with self._health_lock:
             self._health.facts.update(facts)
-            self._check_clock(now_ns)
+            self._health.warn("calibration", self._facts.calibration_problem)
+            no_time = "use_sim_time is set, but /clock brings no time"
+            self._health.warn("clock", no_time if now_ns == 0 else "")
             return diagnostics_message(self._ros.types, self._health, now_ns, self._ros.name)
 
     def _log_news(self) -> None:
@@ -152,18 +155,12 @@ class Operation:
         for sentence in [*events, *filter(None, lasting)]:
             log.warning("%s", sentence)
 
-    def _check_clock(self, now_ns: int) -> None:
-        if now_ns == 0:
-            self._health.warnings["clock"] = "use_sim_time is set, but /clock brings no time"
-        else:
-            self._health.warnings.pop("clock", None)
-
     # -- images ------------------------------------------------------------------------------------------------------
 
-    def _on_image(self, message: Any) -> None:  # noqa: ANN401
+    def _on_image(self, part: FrameAssembler, message: Any) -> None:  # noqa: ANN401
         with self._health_lock:
             self._health.note_image(header_stamp_ns(message), self._ros.now_ns())
-        self._assembler.on_image(message, time.monotonic_ns())
+        part.on_image(message, time.monotonic_ns())
 
     def _emit(self, outcome: Outcome) -> None:
         with self._health_lock:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
+from progeo_ros.assembled import AssembledFrame, Assembler, Pending
 from progeo_ros.events import Outcome
-from progeo_ros.frame_assembler import AssembledFrame, FrameAssembler, Pending
 from progeo_ros.place_recogniser import PlaceRecogniser
 from progeo_ros.relocalization import Answer, RelocalizationDesk
 from progeo_ros.worker import LatestOnlyWorker
@@ -33,7 +34,7 @@ class Pipeline:
 
     def __init__(
         self,
-        assembler: FrameAssembler,
+        assembler: Assembler,
         recogniser: PlaceRecogniser,
         emit: Callable[[Outcome], None],
         on_error: Callable[[Exception], None],
@@ -45,7 +46,7 @@ class Pipeline:
         self._emit = emit
         self._on_error = on_error
         self._lock = threading.Lock()
-        self._worker: LatestOnlyWorker[Pending] | None = None
+        self._worker: LatestOnlyWorker[tuple[Pending, ...]] | None = None
         self._desk = RelocalizationDesk()
         self._at_work = False
         self._earlier_drops = 0
@@ -80,7 +81,7 @@ class Pipeline:
         """Hand a message to the assembler, and the frame that is complete by it to the worker.
 
         Args:
-            receive: A method of the assembler: `pipeline.take(assembler.on_image, message, arrival_ns)`.
+            receive: A method of one of the assembler's parts: `pipeline.take(part.on_image, message, arrival_ns)`.
             arguments: Of that method.
             named: Of that method.
         """
@@ -97,7 +98,7 @@ class Pipeline:
         with self._lock:
             self._submit_complete(now_ns)
 
-    def examine(self, look: Callable[[FrameAssembler], R]) -> R:
+    def examine(self, look: Callable[[Assembler], R]) -> R:
         """Look at the assembler while no message comes in."""
         with self._lock:
             return look(self._assembler)
@@ -115,7 +116,7 @@ class Pipeline:
         return 0.0 if worker is None else worker.queue_age_s
 
     def relocalize(self, timeout_s: float) -> Answer:
-        """Wait for an image whose place in the map is known in metres."""
+        """Wait until images have made the place in the map certain, and known in metres."""
         if not self.is_running:
             return Answer("the node takes no images; activate it")
         if self.is_paused:
@@ -125,14 +126,15 @@ class Pipeline:
     def _submit_complete(self, now_ns: int | None = None) -> None:
         if self._worker is None or (self._each and self._at_work):
             return
-        pending = self._assembler.pop(now_ns)
-        if pending is not None and not self.is_paused:
+        moment = self._assembler.pop_moment(now_ns)
+        if moment and not self.is_paused:
             self._at_work = True
-            self._worker.submit(pending)
+            self._worker.submit(moment)
 
-    def _work(self, pending: Pending) -> None:
+    def _work(self, moment: tuple[Pending, ...]) -> None:
         try:
-            self._recognise(self._assembler.decode(pending))
+            for pending in moment:
+                self._recognise(self._assembler.decode(pending))
         finally:
             if self._each:
                 with self._lock:
@@ -143,10 +145,11 @@ class Pipeline:
         outcome = ask(self.recogniser.process, assembled)
         self._emit(outcome)
         if self._desk.is_asked:
-            self._desk.offer(outcome if self.recogniser.read_only else ask(self.recogniser.relocalize, assembled))
+            relocalize = partial(self.recogniser.relocalize, anew=self._desk.is_new)
+            self._desk.offer(ask(relocalize, assembled))
 
 
-def ask(question: Callable[..., Outcome], assembled: AssembledFrame) -> Outcome:
+def ask(question: Callable[..., R], assembled: AssembledFrame) -> R:
     """Ask a recogniser about a frame: `ask(recogniser.process, assembled)`."""
     return question(
         assembled.frame,

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import cast
 
+from progeo_edge.calibration import Calibration
 from progeo_edge.config import Config
 from progeo_edge.encoders import Encoder, load_encoder
-from progeo_edge.geometry import Camera
+from progeo_edge.errors import ConfigError
+from progeo_edge.geometry import Cameras
 from progeo_edge.map_store import MapStore
 from progeo_edge.types import Descriptor, Frame, Image, Update
+from progeo_ros.assembled import ONE_CAMERA
 from progeo_ros.config import NodeConfig
-from progeo_ros.events import Outcome, thumbnail_of
+from progeo_ros.events import Outcome, Whereabouts, thumbnail_of
 from progeo_ros.map_in_use import MapInUse, user_path
-from progeo_ros.running_detector import RunningDetector
+from progeo_ros.running_detector import Learned, RunningDetector
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ class PlaceRecogniser:
         cls,
         node_config: NodeConfig,
         detector_config: Config,
-        camera: Camera | None = None,
+        camera: Cameras | None = None,
         *,
         encoder: Encoder | None = None,
     ) -> PlaceRecogniser:
@@ -125,12 +128,26 @@ class PlaceRecogniser:
         with self._lock:
             return self._running.index_report()
 
+    @property
+    def camera_names(self) -> tuple[str, ...]:
+        """Names of the cameras in the map; one where there is no rig."""
+        return self.node_config.input.cameras or (ONE_CAMERA,)
+
+    def learned(self, camera: str = "") -> Learned | None:
+        """What the map has learned about telling its places apart; None before the first image and until it is enough.
+
+        Raises:
+            CalibrationError: what the map holds cannot be read.
+        """
+        with self._lock:
+            return self._running.learned(self._camera_called(camera))
+
     # -- images ------------------------------------------------------------------------------------------------------
 
     def process(
         self,
         frame: Frame,
-        camera: Camera | None,
+        camera: Cameras | None,
         *,
         camera_frame: str = "",
         base_frame: str | None = None,
@@ -164,29 +181,54 @@ class PlaceRecogniser:
     def relocalize(
         self,
         frame: Frame,
-        camera: Camera | None,
+        camera: Cameras | None,
         *,
+        anew: bool,
         camera_frame: str = "",
         base_frame: str | None = None,
         odom_frame: str | None = None,
         generation: int = 0,
         arrival_ns: int | None = None,
-    ) -> Outcome:
-        """Where in the map is this, the recent past aside? Nothing is stored. Arguments and errors as `process`."""
+    ) -> Whereabouts:
+        """Where in the map is the robot, the recent past aside? Nothing is stored.
+
+        The image votes together with those before it, unless it is the first of a question (`anew`). The other
+        arguments and the errors are as in `process`.
+        """
         where = Origin(camera_frame, base_frame, odom_frame, arrival_ns or time.monotonic_ns())
         with self._lock:
-            update = self._running.at(camera, generation).relocalize(frame, include_recent=False)
-            return self._outcome(frame, update, where)
+            found = self._running.relocaliser(camera, generation, anew=anew).add(frame)
+            update = Update(None, (), () if found.match is None else (found.match,), found.status)
+            stamp_ns = frame.stamp_ns if found.query_stamp_ns is None else found.query_stamp_ns
+            return Whereabouts(found, self._outcome(replace(frame, stamp_ns=stamp_ns), update, where))
 
-    def query(self, image: Image, *, stamp_ns: int = 0, camera_frame: str = "") -> Outcome:
+    def query(self, image: Image, *, stamp_ns: int = 0, camera_frame: str = "", camera: str = "") -> Outcome:
         """Where has this image been seen? Nothing is stored, and no earlier image plays a part.
 
         Raises:
             InputError: the image cannot be used.
+            ConfigError: there is no camera of this name.
         """
-        frame, where = Frame(stamp_ns, image), Origin(camera_frame, None, None, time.monotonic_ns())
+        name = self._camera_called(camera)
+        frame, where = Frame(stamp_ns, image, camera=name), Origin(camera_frame, None, None, time.monotonic_ns())
         with self._lock:
             return self._outcome(frame, self._running.ask(frame), where)
+
+    def calibrate(self, camera: str = "") -> Calibration:
+        """Learn now, from everything seen so far, how well places are told apart; in force from the next image on.
+
+        Args:
+            camera: Name of a rig's camera; empty for the first one.
+
+        Returns:
+            For the size that the map has now.
+
+        Raises:
+            CalibrationError: too little was seen.
+            ConfigError: calibration is off, or there is no such camera.
+        """
+        with self._lock:
+            return self._running.calibrate(self._camera_called(camera))
 
     def encode(self, image: Image) -> Descriptor:
         """(D,) descriptor of an image, for consumers with images of their own. Waits for the image at work."""
@@ -273,12 +315,17 @@ class PlaceRecogniser:
         with self._lock:
             self._running.reload(_for_node(detector_config, self.node_config))
 
+    def _camera_called(self, name: str) -> str:
+        if name and name not in self.camera_names:
+            raise ConfigError(f"there is no camera {name!r}; input.cameras has {', '.join(self.camera_names)}")
+        return name or self.camera_names[0]
+
     @property
     def _map(self) -> MapInUse:
         return self._running.map
 
     def _detector_of(
-        self, map_in_use: MapInUse, config: Config, *, resume: bool, camera: Camera | None = None
+        self, map_in_use: MapInUse, config: Config, *, resume: bool, camera: Cameras | None = None
     ) -> RunningDetector:
         session = self.node_config.map.session
         return RunningDetector(self.encoder, map_in_use, config, session=session, resume=resume, camera=camera)
@@ -299,15 +346,16 @@ class PlaceRecogniser:
     # -- outcomes ----------------------------------------------------------------------------------------------------
 
     def _outcome(self, frame: Frame, update: Update, where: Origin) -> Outcome:
-        frames, store = self.node_config.frames, self._map.store
+        frames, store, floor = self.node_config.frames, self._map.store, self.config.gate.min_similarity
+        named = {c.reference_id for c in update.candidates} | {c.reference_id for c in update.closures}
         return Outcome(
             frame=frame,
             update=update,
-            references={c.reference_id: self._map.infos[c.reference_id] for c in update.candidates},
+            references={reference_id: self._map.infos[reference_id] for reference_id in named},
             session=self.session,
             session_names=dict(self._map.session_names),
             model_id=self.encoder.spec.fingerprint,
-            min_similarity=self.config.gate.min_similarity,
+            min_similarity=floor if update.min_similarity is None else update.min_similarity,
             base_frame=where.base_frame or frames.base,
             odom_frame=where.odom_frame or frames.odom,
             camera_frame=where.camera_frame,

@@ -1,13 +1,11 @@
-"""Questions "where am I?" that wait until an image answers them."""
+"""Questions "where am I?" that wait until images have answered them."""
 
 from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
 
-from progeo_edge.types import LoopClosure
-from progeo_ros.conversions.outgoing import num_inliers, relocalizing_closure
-from progeo_ros.events import Outcome
+from progeo_ros.events import Whereabouts
 
 MAX_WAITING = 4
 """Every one of them holds a thread of the node."""
@@ -19,27 +17,29 @@ class Answer:
 
     Attributes:
         problem: Why there is no pose in metres, in one sentence; "" when there is one.
-        outcome: Of the image that answered, or of the last one with a closure; None without any.
-        closure: Its closure.
+        found: What the images amounted to; None when there was none.
     """
 
     problem: str
-    outcome: Outcome | None = None
-    closure: LoopClosure | None = None
+    found: Whereabouts | None = None
 
 
 class RelocalizationDesk:
-    """Brings those who ask together with the thread that works on images. Its methods may be called from any thread."""
+    """Brings those who ask together with the thread that works on images. Its methods may be called from any thread.
+
+    Who asks while somebody waits already takes part in that question.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._waiting = 0
         self._closed = False
+        self._is_new = True
         self._num_seen = 0
-        self._last: Outcome | None = None
-        # The newest image with a closure, and the newest with a pose in metres, each with its number.
-        self._recognised: tuple[int, Outcome] | None = None
-        self._located: tuple[int, Outcome] | None = None
+        self._last: Whereabouts | None = None
+        # The newest answer with a match, and the newest with a pose in metres, each with its number.
+        self._recognised: tuple[int, Whereabouts] | None = None
+        self._located: tuple[int, Whereabouts] | None = None
 
     @property
     def is_asked(self) -> bool:
@@ -47,11 +47,18 @@ class RelocalizationDesk:
         with self._changed:
             return self._waiting > 0
 
+    @property
+    def is_new(self) -> bool:
+        """Whether no image has been looked up for this question yet: those before it do not count."""
+        with self._changed:
+            return self._is_new
+
     def ask(self, timeout_s: float) -> Answer:
-        """Wait for an image whose place is known in metres, at most `timeout_s` by the clock of the machine."""
+        """Wait until the place is certain and known in metres, at most `timeout_s` by the clock of the machine."""
         with self._changed:
             if self._waiting >= MAX_WAITING:
                 return Answer(f"{MAX_WAITING} others wait for a pose already; ask again when they have got it")
+            self._is_new = self._is_new or self._waiting == 0
             self._waiting += 1
             start = self._num_seen
             try:
@@ -59,18 +66,17 @@ class RelocalizationDesk:
             finally:
                 self._waiting -= 1
             located = _since(self._located, start)
-            if located is not None:
-                return Answer("", located, relocalizing_closure(located))
-            return self._why_not(start, timeout_s)
+            return self._why_not(start, timeout_s) if located is None else Answer("", located)
 
-    def offer(self, outcome: Outcome) -> None:
+    def offer(self, found: Whereabouts) -> None:
         """An image was looked up."""
         with self._changed:
-            self._last = outcome
-            if outcome.update.closures:
-                self._recognised = (self._num_seen, outcome)
-            if relocalizing_closure(outcome) is not None:
-                self._located = (self._num_seen, outcome)
+            self._is_new = False
+            self._last = found
+            if found.relocalisation.match is not None:
+                self._recognised = (self._num_seen, found)
+            if found.relocalisation.T_odom_base is not None:
+                self._located = (self._num_seen, found)
             self._num_seen += 1
             self._changed.notify_all()
 
@@ -88,15 +94,18 @@ class RelocalizationDesk:
             return Answer(f"no image was processed within {timeout_s:g} s; diagnostics say what is missing")
         recognised = _since(self._recognised, start)
         if recognised is None:
-            status = self._last.update.status.value
-            return Answer(f"none of {seen} images in {timeout_s:g} s was recognised; the last ended with {status}")
+            last = self._last.relocalisation
+            return Answer(
+                f"no match after {seen} images in {timeout_s:g} s: {last.status.value}, the best place has probability "
+                f"{last.probability:.2f}",
+                self._last,
+            )
         return Answer(
             "the place is known, but not the pose in metres, which takes a calibrated camera with depth, stereo or "
             "odometry, and odometry when the map was made",
             recognised,
-            max(recognised.update.closures, key=num_inliers),
         )
 
 
-def _since(numbered: tuple[int, Outcome] | None, start: int) -> Outcome | None:
+def _since(numbered: tuple[int, Whereabouts] | None, start: int) -> Whereabouts | None:
     return numbered[1] if numbered is not None and numbered[0] >= start else None

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
+from progeo_edge.calibration import Calibration, Gate, document_key
 from progeo_edge.config import Config
 from progeo_edge.detector import LoopDetector
 from progeo_edge.encoders import Encoder
-from progeo_edge.errors import InputError, MapError
-from progeo_edge.geometry import Camera
+from progeo_edge.errors import ConfigError, InputError, MapError
+from progeo_edge.geometry import Cameras
 from progeo_edge.map_store import MapStore
+from progeo_edge.relocalisation import Relocaliser
 from progeo_edge.types import Frame, Update
 from progeo_ros.camera_identity import is_same_camera
 from progeo_ros.map_in_use import MapInUse
@@ -19,6 +23,30 @@ log = logging.getLogger(__name__)
 
 MAX_CAMERA_CHANGES = 5
 """A camera that keeps changing is not fixed to the robot; a session per image would be no map."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What the map has learned about telling its places apart.
+
+    Attributes:
+        calibration: With the number of keyframes that can be found now.
+        gate: In force with it.
+    """
+
+    calibration: Calibration
+    gate: Gate
+
+    def false_per_hour(self, min_similarity: float) -> float:
+        """How often an hour an impostor passes by a cosine or by the motion score of the gate, before the geometry."""
+        calibration = self.calibration
+        by_cosine = calibration.false_per_hour(min_similarity, calibration.num_keyframes)
+        score, tail = self.gate.min_motion_score, calibration.motion_tail
+        if score is None or tail is None:
+            return by_cosine
+        return by_cosine + calibration.queries_per_hour * float(
+            tail.false_probability(score, calibration.num_keyframes)
+        )
 
 
 class RunningDetector:
@@ -41,7 +69,7 @@ class RunningDetector:
         *,
         session: str,
         resume: bool,
-        camera: Camera | None = None,
+        camera: Cameras | None = None,
     ) -> None:
         self.map = map_in_use
         self.config = config
@@ -50,6 +78,7 @@ class RunningDetector:
         self._wished_session = session
         self._resume = resume
         self._detector: LoopDetector | None = None
+        self._relocaliser: tuple[LoopDetector, Relocaliser] | None = None
         self._camera_changes = 0
         self._generation: int | None = None
 
@@ -73,7 +102,7 @@ class RunningDetector:
         """As `LoopDetector.index_report`; empty before the first image."""
         return {} if self._detector is None else self._detector.index_report()
 
-    def at(self, camera: Camera | None, generation: int) -> LoopDetector:
+    def at(self, camera: Cameras | None, generation: int) -> LoopDetector:
         """The detector for an image.
 
         Args:
@@ -98,6 +127,15 @@ class RunningDetector:
         self.camera = camera
         return self._detector
 
+    def relocaliser(self, camera: Cameras | None, generation: int, *, anew: bool) -> Relocaliser:
+        """What collects votes for a place; arguments and errors as `at`. It begins anew with another detector, too."""
+        detector = self.at(camera, generation)
+        if self._relocaliser is None or self._relocaliser[0] is not detector:
+            self._relocaliser = detector, Relocaliser(detector, include_recent=False)
+        elif anew:
+            self._relocaliser[1].forget()
+        return self._relocaliser[1]
+
     def ask(self, frame: Frame) -> Update:
         """Where has this image been seen? No session begins because of a question.
 
@@ -106,10 +144,39 @@ class RunningDetector:
         """
         if self._detector is not None:
             return self._detector.relocalize(frame)
-        if self.map.store.path is None:
-            raise MapError("a map in memory cannot be asked before the first image; send an image first")
-        with MapStore.open(self.map.store.path, spec=self._encoder.spec, read_only=True) as store:
-            return LoopDetector(self._encoder, store, None, self.config).relocalize(frame)
+        with self._asked() as detector:
+            return detector.relocalize(frame)
+
+    def learned(self, camera: str) -> Learned | None:
+        """The calibration and the gate in force for a camera, by its name; None before there are any."""
+        detector = self._detector
+        if detector is None:
+            return None
+        calibration = detector.calibration(camera)
+        gate = detector.calibrator.gate(camera, detector.num_searchable)
+        if calibration is None or gate is None:
+            return None
+        return Learned(replace(calibration, num_keyframes=detector.num_searchable), gate)
+
+    def calibrate(self, camera: str) -> Calibration:
+        """Learn from everything that a camera has seen so far, now, and keep it in the map.
+
+        Returns:
+            For the size that the map has now.
+
+        Raises:
+            CalibrationError: too little was seen.
+            ConfigError: calibration is off.
+        """
+        if not self.config.calibration.enabled:
+            raise ConfigError("calibration.enabled is off, so that nothing is learned; set it, and drive")
+        if self._detector is not None:
+            return _learn_now(self._detector, camera)
+        with self._asked() as detector:
+            calibration = _learn_now(detector, camera)
+        if not self.map.store.read_only:
+            self.map.store.set_document(document_key(camera), calibration.to_dict())
+        return calibration
 
     def begin_session(self) -> str:
         """Begin a session now, or with the first image; returns its name."""
@@ -135,20 +202,28 @@ class RunningDetector:
             if self._detector is not None:
                 self._detector.close()
         finally:
-            self._detector = None
+            self._detector = self._relocaliser = None
             self.map.close()
 
-    def _first(self, camera: Camera | None) -> LoopDetector:
+    @contextmanager
+    def _asked(self) -> Iterator[LoopDetector]:
+        """A detector of the map for one question before the first image, which has no session."""
+        if self.map.store.path is None:
+            raise MapError("a map in memory cannot be asked before the first image; send an image first")
+        with MapStore.open(self.map.store.path, spec=self._encoder.spec, read_only=True) as store:
+            yield LoopDetector(self._encoder, store, None, self.config)
+
+    def _first(self, camera: Cameras | None) -> LoopDetector:
         sessions = [] if self.map.store.read_only else self.map.store.sessions()
         if not self._resume or not sessions:
             return self._of_new_session(camera)
         known = sessions[-1].camera
-        if isinstance(known, Mapping) or not is_same_camera(known, camera):
+        if not is_same_camera(known, camera):
             log.warning("session %r is not resumed: the camera is another one; a new one begins", sessions[-1].name)
             return self._of_new_session(camera)
         return LoopDetector(self._encoder, self.map.store, camera, self.config, session_id=sessions[-1].id)
 
-    def _of_changed_camera(self, camera: Camera) -> LoopDetector:
+    def _of_changed_camera(self, camera: Cameras) -> LoopDetector:
         if self.camera is not None:
             self._camera_changes += 1
             if self._camera_changes > MAX_CAMERA_CHANGES:
@@ -160,10 +235,14 @@ class RunningDetector:
         log.warning("the camera %s; a new session begins", "changed" if self.camera is not None else "became known")
         return self._of_new_session(camera)
 
-    def _of_new_session(self, camera: Camera | None) -> LoopDetector:
+    def _of_new_session(self, camera: Cameras | None) -> LoopDetector:
         if self._detector is not None:
             self._detector.close()
         name = self.map.new_session_name(self._wished_session)
         detector = LoopDetector(self._encoder, self.map.store, camera, self.config, session=name)
         self.map.read_sessions()
         return detector
+
+
+def _learn_now(detector: LoopDetector, camera: str) -> Calibration:
+    return replace(detector.calibrator.refit(camera), num_keyframes=detector.num_searchable)

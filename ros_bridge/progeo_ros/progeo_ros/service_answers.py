@@ -11,7 +11,13 @@ from typing import Any
 from progeo_edge.errors import ConfigError, ProgeoError
 from progeo_edge.sources.images import FrameError
 from progeo_ros.conversions.incoming import header_stamp_ns, image_of
-from progeo_ros.conversions.outgoing import loop_candidates_message, loop_closure_messages, relocalization_message
+from progeo_ros.conversions.outgoing import (
+    STATUS_CODES,
+    VERDICT_CODES,
+    loop_candidates_message,
+    loop_closure_messages,
+)
+from progeo_ros.conversions.whereabouts import whereabouts_message
 from progeo_ros.message_types import MessageTypes
 from progeo_ros.operation import Operation
 
@@ -71,7 +77,7 @@ def answer(service: Service, types: MessageTypes, operation: Operation | None, r
 def _query(types: MessageTypes, operation: Operation, request: Any, response: Any) -> str:  # noqa: ANN401
     image = image_of(request.image)
     stamp_ns, frame_id = header_stamp_ns(request.image), request.image.header.frame_id
-    outcome = operation.recogniser.query(image, stamp_ns=stamp_ns, camera_frame=frame_id)
+    outcome = operation.recogniser.query(image, stamp_ns=stamp_ns, camera_frame=frame_id, camera=request.camera)
     response.candidates = loop_candidates_message(types, outcome)
     return outcome.update.status.value
 
@@ -80,15 +86,24 @@ def _relocalize(types: MessageTypes, operation: Operation, request: Any, respons
     timeout_s = request.timeout_s or operation.config.relocalize.timeout_s
     if not math.isfinite(timeout_s) or timeout_s < 0:
         raise ConfigError(f"timeout_s is {timeout_s}; expected seconds, or 0 for relocalize.timeout_s")
-    found = operation.pipeline.relocalize(timeout_s)
-    outcome, closure = found.outcome, found.closure
-    if outcome is not None and closure is not None:
-        position = outcome.update.closures.index(closure)
-        response.closure = loop_closure_messages(types, outcome)[position]
-    if found.problem or outcome is None or closure is None:
-        raise ConfigError(found.problem)
-    response.pose = relocalization_message(types, outcome, operation.config.frames.map)
-    return f"recognised keyframe {closure.reference_id} of session {outcome.session_of(closure.reference_id)!r}"
+    answer = operation.pipeline.relocalize(timeout_s)
+    found = answer.found
+    if found is not None:
+        relocalisation = found.relocalisation
+        response.status = types.make("progeo_msgs/msg/Status", value=STATUS_CODES[relocalisation.status])
+        response.probability = float(relocalisation.probability)
+        response.num_images = relocalisation.num_frames
+        for message in loop_closure_messages(types, found.outcome):
+            response.closure = message
+    if answer.problem or found is None or found.relocalisation.match is None:
+        raise ConfigError(answer.problem)
+    odometry = operation.recogniser.config.odometry
+    response.pose = whereabouts_message(types, found, operation.config.frames.map, odometry)
+    reference_id = found.relocalisation.match.reference_id
+    return (
+        f"recognised keyframe {reference_id} of session {found.outcome.session_of(reference_id)!r} with probability "
+        f"{found.relocalisation.probability:.3f}"
+    )
 
 
 def _start_session(types: MessageTypes, operation: Operation, request: Any, response: Any) -> str:  # noqa: ANN401
@@ -124,10 +139,25 @@ def _merge_map(types: MessageTypes, operation: Operation, request: Any, response
 
 
 def _calibrate(types: MessageTypes, operation: Operation, request: Any, response: Any) -> str:  # noqa: ANN401
-    response.min_similarity = math.nan
-    raise ConfigError(
-        "this version has no calibration yet; set gate.min_similarity by hand, or leave the decision to the geometry"
-    )
+    settings = operation.recogniser.config.calibration
+    rate = float(request.max_false_accepts_per_hour) or settings.max_false_per_hour
+    if not math.isfinite(rate) or rate < 0:
+        raise ConfigError(
+            f"max_false_accepts_per_hour is {rate}; expected a positive number, or 0 for calibration.max_false_per_hour"
+        )
+    calibration = operation.recogniser.calibrate(request.camera)
+    num_keyframes = calibration.num_keyframes
+    min_similarity = calibration.min_similarity(num_keyframes, rate)
+    response.verdict = VERDICT_CODES[calibration.separability(rate)]
+    response.min_similarity = min_similarity
+    response.probability = calibration.probability(min_similarity, num_keyframes)
+    response.false_per_hour = calibration.false_per_hour(min_similarity, num_keyframes)
+    response.same_place_share = calibration.share_above(min_similarity)
+    response.num_keyframes = num_keyframes
+    response.num_queries = calibration.tail.num_queries
+    response.num_pairs = calibration.num_same_place
+    response.pairs_verified = calibration.verified
+    return calibration.advice(rate)
 
 
 _SERVICES = (

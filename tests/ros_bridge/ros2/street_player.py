@@ -39,9 +39,10 @@ class StreetPlayer:
         node: Their owner, of rclpy.
         path: File of `write_street`.
         scale: Images are enlarged by it.
+        prefix: Before the topics of the camera: "front/".
     """
 
-    def __init__(self, node: Any, path: Path, scale: int = 1) -> None:
+    def __init__(self, node: Any, path: Path, scale: int = 1, prefix: str = "") -> None:
         from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 
         from progeo_ros.ros2.types import RclpyTypes
@@ -54,9 +55,10 @@ class StreetPlayer:
             self.images = np.stack([cv2.resize(image, None, fx=scale, fy=scale) for image in self.images])
             self.K[:2] *= scale
         sensor = qos_profile_sensor_data
-        self.image = node.create_publisher(self.types.find("sensor_msgs/msg/Image"), "image", sensor)
-        self.depth = node.create_publisher(self.types.find("sensor_msgs/msg/Image"), "depth", sensor)
-        self.camera_info = node.create_publisher(self.types.find("sensor_msgs/msg/CameraInfo"), "camera_info", sensor)
+        self.image = node.create_publisher(self.types.find("sensor_msgs/msg/Image"), f"{prefix}image", sensor)
+        self.depth = node.create_publisher(self.types.find("sensor_msgs/msg/Image"), f"{prefix}depth", sensor)
+        info = self.types.find("sensor_msgs/msg/CameraInfo")
+        self.camera_info = node.create_publisher(info, f"{prefix}camera_info", sensor)
         self.odom = node.create_publisher(self.types.find("nav_msgs/msg/Odometry"), "odom", sensor)
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self.tf_static = node.create_publisher(self.types.find("tf2_msgs/msg/TFMessage"), "/tf_static", latched)

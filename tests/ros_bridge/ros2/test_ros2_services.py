@@ -11,6 +11,7 @@ from progeo_edge.map_store import MapStore
 
 rclpy = pytest.importorskip("rclpy", reason="needs ROS 2: source its setup.bash (rclpy is not importable)")
 
+from tests.ros_bridge.learned import NUM_QUERIES, teach  # noqa: E402
 from tests.ros_bridge.ros2.ros2_client import SHORT_STREET, running, wait_until  # noqa: E402
 from tests.ros_bridge.ros2.street_player import StreetPlayer  # noqa: E402
 
@@ -85,6 +86,9 @@ def test_relocalize_waits_for_the_image_that_answers(client, player, known_map, 
         assert answer.success, answer.message
         assert answer.pose.header.frame_id == "map"
         assert answer.closure.query_id == -1
+        assert answer.status.value == answer.status.ACCEPTED
+        assert answer.probability > 0.95
+        assert answer.num_images >= 1
         p = answer.pose.pose.pose.position
         offsets = [np.linalg.norm(T[:3, 3] - [p.x, p.y, p.z]) for T in player.poses]
         assert min(offsets) < 0.2
@@ -137,13 +141,28 @@ def test_maps_are_saved_loaded_merged_and_cleared(client, player, known_map, tmp
         wait_until(lambda: len(keyframes) > before, 10, "keyframes in the loaded map")
 
 
-def test_calibrate_says_that_there_is_none_yet(client, tmp_path):
+def test_calibrate_answers_for_what_the_map_has_learned(client, known_map, tmp_path):
+    path = tmp_path / "learned.progeo"
+    path.write_bytes(known_map.read_bytes())
+    with MapStore.open(path) as store:
+        teach(store)
+    with running(tmp_path, {"map.path": path}):
+        assert client.change_state("configure")
+        answer = client.ask("calibrate", "progeo_msgs/srv/Calibrate", max_false_accepts_per_hour=10.0)
+        assert answer.success, answer.message
+        assert (answer.verdict, answer.num_queries) == (answer.GOOD, NUM_QUERIES)
+        assert answer.false_per_hour == pytest.approx(10.0)
+        assert 0.3 < answer.min_similarity < 0.9
+        assert "which impostors pass 10 times an hour" in answer.message
+
+
+def test_calibrate_says_what_is_missing(client, tmp_path):
     with running(tmp_path, {}):
         assert client.change_state("configure")
         answer = client.ask("calibrate", "progeo_msgs/srv/Calibrate")
         assert not answer.success
-        assert "this version has no calibration yet" in answer.message
-        assert np.isnan(answer.min_similarity)
+        assert "no keyframe was compared with another place yet" in answer.message
+        assert answer.verdict == answer.UNKNOWN
 
 
 def test_a_pause_drops_images_and_ends(client, player, tmp_path):

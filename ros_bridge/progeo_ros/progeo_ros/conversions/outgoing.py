@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from progeo_edge.back_ends import parent_axes
+from progeo_edge.calibration import Separability
 from progeo_edge.types import Candidate, LoopClosure, PoseKind, ScaleSource, Status, Verification
 from progeo_ros.conversions.standard import pose_message, pose_with_covariance
 from progeo_ros.events import Outcome, map_pose
@@ -56,6 +57,9 @@ SCALE_SOURCE_CODES: dict[ScaleSource, int] = {
 DTYPE_CODES: dict[Literal["float32", "float16"], int] = {"float32": 0, "float16": 1}
 """Constants of progeo_msgs/GlobalDescriptor."""
 
+VERDICT_CODES: dict[Separability, int] = {Separability.NONE: 1, Separability.WEAK: 2, Separability.GOOD: 3}
+"""Constants of progeo_msgs/Calibrate; 0 is UNKNOWN, for answers without success."""
+
 # -- messages of progeo_msgs -----------------------------------------------------------------------------------------
 
 
@@ -75,6 +79,7 @@ def loop_candidates_message(types: MessageTypes, outcome: Outcome) -> Any:  # no
         status=_status(types, update.status),
         candidates=[_candidate(types, outcome, candidate) for candidate in update.candidates],
         min_similarity=float(outcome.min_similarity),
+        min_motion_score=_number(update.min_motion_score),
         stages=list(update.timings_ms),
         stages_ms=np.array(list(update.timings_ms.values()), np.float32),
         latency_ms=float(outcome.latency_ms),
@@ -103,6 +108,7 @@ def keyframe_message(
         id=keyframe.id,
         has_pose=T is not None,
         pose=pose_message(types, np.eye(4) if T is None else T),
+        camera=keyframe.camera,
         child_frame_id=outcome.base_frame,
         num_features=0 if keyframe.features is None else len(keyframe.features),
         descriptor=descriptor_message(types, outcome, dtype),
@@ -141,11 +147,15 @@ def _loop_closure(types: MessageTypes, outcome: Outcome, closure: LoopClosure) -
         reference_session=outcome.session_of(closure.reference_id),
         reference_id=int(closure.reference_id),
         reference_stamp=types.time(outcome.reference(closure.reference_id).stamp_ns),
+        query_camera=outcome.frame.camera,
+        reference_camera=outcome.reference(closure.reference_id).camera,
         similarity=float(closure.similarity),
         min_similarity=float(outcome.min_similarity),
         probability=_number(closure.probability),
         verification=_verification(types, closure.verification),
         odom_mahalanobis=_number(closure.odom_mahalanobis),
+        heading_change_deg=_number(closure.heading_change_deg),
+        is_reverse=closure.is_reverse is True,
         latency_ms=float(outcome.latency_ms),
         model_id=outcome.model_id,
     )
@@ -157,11 +167,14 @@ def _candidate(types: MessageTypes, outcome: Outcome, candidate: Candidate) -> A
         reference_session=outcome.session_of(candidate.reference_id),
         reference_id=int(candidate.reference_id),
         reference_stamp=types.time(outcome.reference(candidate.reference_id).stamp_ns),
+        reference_camera=outcome.reference(candidate.reference_id).camera,
         similarity=float(candidate.similarity),
         probability=_number(candidate.probability),
+        motion_score=_number(candidate.motion_score),
         status=_status(types, candidate.status),
         verification=_verification(types, candidate.verification),
         odom_mahalanobis=_number(candidate.odom_mahalanobis),
+        supported=bool(candidate.supported),
     )
 
 

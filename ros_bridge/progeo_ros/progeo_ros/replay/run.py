@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from progeo_edge.atomic import replacing
 from progeo_edge.bundle import ModelSpec
-from progeo_edge.camera_file import load_camera
 from progeo_edge.config import Config
 from progeo_edge.errors import SourceError
 from progeo_edge.map_store import MapStore
@@ -23,11 +22,11 @@ from progeo_edge.sources.images import FrameError
 from progeo_ros.adapters.opening import open_adapters
 from progeo_ros.adapters.recorder import default_folder
 from progeo_ros.config import NodeConfig
-from progeo_ros.frame_assembler import FrameAssembler
 from progeo_ros.place_recogniser import PlaceRecogniser, open_encoder
 from progeo_ros.replay.bag_writer import BagWriter, in_types
 from progeo_ros.replay.session import ReplaySession
-from progeo_ros.replay.topics import LEGACY_TF, TF, Inputs, choose_inputs
+from progeo_ros.replay.topics import LEGACY_TF, TF, Inputs, choose_rig
+from progeo_ros.rig_assembler import open_assembler
 from progeo_ros.rosbags_types import RosbagsTypes
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ class ReplaySummary:
     """What a replay found.
 
     Attributes:
-        image_topic: Where the images came from.
+        image_topic: Where the images came from; several topics of a rig with commas between them.
         num_images: Images that were processed.
         num_keyframes: Those that were kept.
         num_closures: Loop closures.
@@ -96,7 +95,7 @@ def run_replay(
     """
     _check_paths(bag, out, force)
     with opened(bag) as reader, _working_folder(out) as folder:
-        inputs = choose_inputs(reader, bag, remaps, node_config)
+        inputs = choose_rig(reader, bag, remaps, node_config)
         node_config, notes = _fitting(node_config, inputs, folder)
         recogniser = _open_recogniser(node_config, config, folder)
         types = RosbagsTypes()
@@ -110,7 +109,7 @@ def run_replay(
             recogniser.close()
         written = _move_results(folder, writer.file, recogniser, out)
     return ReplaySummary(
-        image_topic=inputs.image,
+        image_topic=_images(inputs),
         num_images=session.num_images,
         num_keyframes=session.num_keyframes,
         num_closures=session.num_closures,
@@ -127,7 +126,7 @@ class _Player:
     def __init__(
         self,
         reader: AnyReader,
-        inputs: Inputs,
+        inputs: Mapping[str, Inputs],
         session: ReplaySession,
         with_inputs: bool,
         writer: BagWriter,
@@ -138,7 +137,10 @@ class _Player:
         self._reader = reader
         self._inputs = inputs
         self._session = session
-        self._copied = inputs.names() if with_inputs else set()
+        names = set().union(*(of_camera.names() for of_camera in inputs.values()))
+        self._copied = names if with_inputs else set()
+        self._images = {of_camera.image for of_camera in inputs.values()}
+        self._tf_static = next(iter(inputs.values())).tf_static
         self._writer = writer
         self._types = types
         self._on_image = on_image
@@ -146,12 +148,12 @@ class _Player:
 
     def play(self) -> None:
         handlers = self._session.handlers(self._inputs)
-        num_images = self._reader.topics[self._inputs.image].msgcount
+        num_images = sum(self._reader.topics[topic].msgcount for topic in self._images)
         self._hear_latched(handlers)
         last_ns = 0
         for raw in self._undamaged({*handlers, *self._copied}):
             last_ns = raw.log_ns
-            if raw.topic == self._inputs.image:
+            if raw.topic in self._images:
                 self._on_image(num_images)
             message = self._message(raw)
             if message is None:
@@ -167,7 +169,7 @@ class _Player:
 
     def _hear_latched(self, handlers: dict[str, list[Callable[[Any, int], None]]]) -> None:
         """A node gets static transforms when it starts; in a bag they may stand anywhere."""
-        topic = self._inputs.tf_static
+        topic = self._tf_static
         for raw in () if topic is None else read_messages(self._reader, (topic,)):
             message = self._message(raw)
             for handler in handlers[raw.topic] if message is not None else ():
@@ -196,7 +198,7 @@ class _Player:
 
     def _copy(self, raw: Message, message: Any) -> None:  # noqa: ANN401
         msgtype = TF if raw.msgtype == LEGACY_TF else raw.msgtype
-        latched = raw.topic == self._inputs.tf_static
+        latched = raw.topic == self._tf_static
         self._writer.write(raw.topic, in_types(self._types, message, msgtype), raw.log_ns, latched=latched)
 
 
@@ -227,10 +229,10 @@ def _working_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _fitting(config: NodeConfig, inputs: Inputs, folder: Path) -> tuple[NodeConfig, list[str]]:
+def _fitting(config: NodeConfig, inputs: Mapping[str, Inputs], folder: Path) -> tuple[NodeConfig, list[str]]:
     """Settings that the bag cannot meet, and paths that only a node has."""
     notes = []
-    if config.input.odometry == "topic" and inputs.odom is None:
+    if config.input.odometry == "topic" and all(of_camera.odom is None for of_camera in inputs.values()):
         notes.append(
             "the bag has no odometry topic: closures are not checked against odometry, and poses have no metres"
         )
@@ -264,15 +266,20 @@ def _copy_map(source: Path, target: Path, spec: ModelSpec) -> None:
 
 
 def _session(config: NodeConfig, recogniser: PlaceRecogniser, writer: BagWriter, types: RosbagsTypes) -> ReplaySession:
-    camera = load_camera(config.camera.file) if config.camera.file else None
     adapters = open_adapters(config, types, recogniser.map_path, lambda image: recogniser.encoder.encode([image])[0])
-    return ReplaySession(config, FrameAssembler(config, camera, keep_all=True), recogniser, adapters, writer, types)
+    return ReplaySession(config, open_assembler(config, keep_all=True), recogniser, adapters, writer, types)
 
 
-def _refuse_nothing(bag: Path, inputs: Inputs, session: ReplaySession) -> None:
+def _refuse_nothing(bag: Path, inputs: Mapping[str, Inputs], session: ReplaySession) -> None:
     if not session.num_images:
         why = "; ".join(session.notes())
-        raise SourceError(f"not one image of {inputs.image} in bag {bag} could be used" + (f": {why}" if why else ""))
+        raise SourceError(
+            f"not one image of {_images(inputs)} in bag {bag} could be used" + (f": {why}" if why else "")
+        )
+
+
+def _images(inputs: Mapping[str, Inputs]) -> str:
+    return ", ".join(of_camera.image for of_camera in inputs.values())
 
 
 def _move_results(folder: Path, mcap: Path, recogniser: PlaceRecogniser, out: Path) -> list[Path]:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from progeo_edge.errors import InputError
 from progeo_edge.sources.images import FrameError
 from progeo_ros.adapters import Action, Adapter, Publish, Subscription
+from progeo_ros.assembled import Assembler, Pending
 from progeo_ros.config import NodeConfig
 from progeo_ros.conversions.incoming import header_stamp_ns
 from progeo_ros.events import Outcome
-from progeo_ros.frame_assembler import FrameAssembler, Pending
+from progeo_ros.frame_assembler import FrameAssembler
 from progeo_ros.health import Health, diagnostics_message
 from progeo_ros.map_frame import MapFrame
 from progeo_ros.pipeline import ask
@@ -48,7 +49,7 @@ class ReplaySession:
     def __init__(
         self,
         config: NodeConfig,
-        assembler: FrameAssembler,
+        assembler: Assembler,
         recogniser: PlaceRecogniser,
         adapters: Sequence[Adapter],
         writer: BagWriter,
@@ -75,30 +76,32 @@ class ReplaySession:
             )
         writer.declare("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray")
 
-    def handlers(self, inputs: Inputs) -> dict[str, list[Callable[[Any, int], None]]]:
+    def handlers(self, inputs: Mapping[str, Inputs]) -> dict[str, list[Callable[[Any, int], None]]]:
         """What is called with each message of a topic, and the time of its recording."""
-        assembler = self._assembler
-        ours: list[tuple[str | None, Callable[[Any, int], None]]] = [
-            (inputs.camera_info, lambda message, _: assembler.on_camera_info(message)),
-            (inputs.image, self._on_image),
-            (inputs.depth, lambda message, _: assembler.on_depth(message)),
-            (inputs.right, lambda message, _: assembler.on_right(message)),
-            (inputs.right_info, lambda message, _: assembler.on_right_camera_info(message)),
-            (inputs.odom, lambda message, _: assembler.on_odometry(message)),
-            (inputs.keyframe, lambda message, _: assembler.on_keyframe_trigger(message)),
-            (inputs.tf, lambda message, _: assembler.on_transforms(message, is_static=False)),
-            (inputs.tf_static, lambda message, _: assembler.on_transforms(message, is_static=True)),
-        ]
         table: dict[str, list[Callable[[Any, int], None]]] = {}
+        ours = [found for prefix, of_camera in inputs.items() for found in self._of_camera(prefix, of_camera)]
         for topic, handler in [*ours, *self._adapter_handlers()]:
             if topic is not None:
                 table.setdefault(topic, []).append(handler)
         return table
 
+    def _of_camera(self, prefix: str, inputs: Inputs) -> list[tuple[str | None, Callable[[Any, int], None]]]:
+        part = self._assembler.parts[prefix]
+        return [
+            (inputs.camera_info, lambda message, _: part.on_camera_info(message)),
+            (inputs.image, lambda message, log_ns: self._on_image(part, message, log_ns)),
+            (inputs.depth, lambda message, _: part.on_depth(message)),
+            (inputs.right, lambda message, _: part.on_right(message)),
+            (inputs.right_info, lambda message, _: part.on_right_camera_info(message)),
+            (inputs.odom, lambda message, _: part.on_odometry(message)),
+            (inputs.keyframe, lambda message, _: part.on_keyframe_trigger(message)),
+            (inputs.tf, lambda message, _: part.on_transforms(message, is_static=False)),
+            (inputs.tf_static, lambda message, _: part.on_transforms(message, is_static=True)),
+        ]
+
     def process_ready(self, log_ns: int) -> None:
         """Everything that is complete now, and what is due by the clock of the recording."""
-        while (pending := self._assembler.pop(log_ns)) is not None:
-            self._process(pending, log_ns)
+        self._process_moments(log_ns, log_ns)
         if self._next_tick_ns is None:
             self._next_tick_ns = log_ns + TICK_NS
         if log_ns >= self._next_tick_ns:
@@ -107,8 +110,7 @@ class ReplaySession:
 
     def finish(self, log_ns: int) -> None:
         """Images that would still wait, the last diagnostics, and the adapters' files."""
-        while (pending := self._assembler.pop(log_ns + FOREVER_NS)) is not None:
-            self._process(pending, log_ns)
+        self._process_moments(log_ns + FOREVER_NS, log_ns)
         self._tick(log_ns)
         for adapter in self._adapters:
             adapter.close()
@@ -141,6 +143,11 @@ class ReplaySession:
             notes.append(f"{self.num_calls} services were called by adapters; in a replay nobody answers")
         return notes
 
+    def _process_moments(self, now_ns: int, log_ns: int) -> None:
+        while moment := self._assembler.pop_moment(now_ns):
+            for pending in moment:
+                self._process(pending, log_ns)
+
     def _process(self, pending: Pending, log_ns: int) -> None:
         try:
             assembled = replace(self._assembler.decode(pending), arrival_ns=time.monotonic_ns())
@@ -159,9 +166,9 @@ class ReplaySession:
         for adapter in self._adapters:
             self._perform(adapter.on_outcome(outcome), log_ns)
 
-    def _on_image(self, message: Any, log_ns: int) -> None:  # noqa: ANN401
+    def _on_image(self, part: FrameAssembler, message: Any, log_ns: int) -> None:  # noqa: ANN401
         self._health.note_image(header_stamp_ns(message), log_ns)
-        self._assembler.on_image(message, log_ns)
+        part.on_image(message, log_ns)
 
     def _count(self, outcome: Outcome) -> None:
         self._health.note_outcome(outcome)
@@ -175,6 +182,7 @@ class ReplaySession:
         self._health.observe(self._assembler, now_ns, adapters=counters)
         # Where the map lies is known only when the replay is done.
         self._health.facts.update({key: value for key, value in self._facts.read().items() if key != "map"})
+        self._health.warn("calibration", self._facts.calibration_problem)
         self._writer.write("/diagnostics", diagnostics_message(self._types, self._health, now_ns), now_ns)
         for adapter in self._adapters:
             self._perform(adapter.on_tick(now_ns), now_ns)

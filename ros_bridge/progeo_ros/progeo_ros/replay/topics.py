@@ -14,7 +14,9 @@ from progeo_ros.config import NodeConfig
 if TYPE_CHECKING:
     from rosbags.highlevel import AnyReader
 
-NAMES = ("image", "camera_info", "depth", "right/image", "right/camera_info", "odom", "keyframe", "tf", "tf_static")
+OF_A_CAMERA = ("right/image", "right/camera_info", "image", "camera_info", "depth")
+"""Topics that every camera of a rig has, below its name: "front/image"."""
+NAMES = (*OF_A_CAMERA, "odom", "keyframe", "tf", "tf_static")
 """Topics of the node that can be named."""
 HEADER = "std_msgs/msg/Header"
 TF = "tf2_msgs/msg/TFMessage"
@@ -50,8 +52,11 @@ def read_remaps(remaps: Sequence[str]) -> dict[str, str]:
     table = {}
     for item in remaps:
         ours, separator, theirs = (part.strip() for part in item.partition("="))
-        if not separator or not theirs or ours not in NAMES:
-            raise ConfigError(f"--topic {item!r} is none; write NAME=/topic/of/the/bag with NAME in {', '.join(NAMES)}")
+        if not separator or not theirs or (ours not in NAMES and not _camera_of(ours)):
+            raise ConfigError(
+                f"--topic {item!r} is none; write NAME=/topic/of/the/bag with NAME in {', '.join(NAMES)}, or "
+                "CAMERA/image and so on for the cameras of a rig"
+            )
         table[ours] = theirs
     return table
 
@@ -63,7 +68,38 @@ def implied_settings(remaps: Mapping[str, str]) -> list[str]:
         "right/image": "input.right=true",
         "keyframe": "input.external_keyframes=true",
     }
-    return [setting for name, setting in switches.items() if name in remaps]
+    cameras = list(dict.fromkeys(filter(None, map(_camera_of, remaps))))
+    named = {name.removeprefix(f"{_camera_of(name)}/") for name in remaps}
+    rig = [f"input.cameras=[{', '.join(cameras)}]"] if cameras else []
+    return [*rig, *(setting for name, setting in switches.items() if name in named)]
+
+
+def _camera_of(name: str) -> str:
+    """The camera front of front/image and front/right/image; "" for a name without a camera."""
+    if name in NAMES:
+        return ""
+    return next((name.removesuffix(f"/{topic}") for topic in OF_A_CAMERA if name.endswith(f"/{topic}")), "")
+
+
+def choose_rig(reader: AnyReader, path: Path, remaps: Mapping[str, str], config: NodeConfig) -> dict[str, Inputs]:
+    """Topics by what stands before their names: "" for one camera, "front/" for the camera "front" of a rig.
+
+    Raises:
+        SourceError: as `choose_inputs`, or the images of a camera are not named.
+    """
+    if not config.input.cameras:
+        return {"": choose_inputs(reader, path, remaps, config)}
+    rig = {}
+    for camera in config.input.cameras:
+        prefix = f"{camera}/"
+        if f"{prefix}image" not in remaps:
+            raise SourceError(
+                f"the images of camera {camera} in bag {path} are not named; give --topic {prefix}image=..."
+            )
+        shared = {name: topic for name, topic in remaps.items() if name in NAMES and name not in OF_A_CAMERA}
+        own = {name.removeprefix(prefix): topic for name, topic in remaps.items() if _camera_of(name) == camera}
+        rig[prefix] = choose_inputs(reader, path, {**shared, **own}, config)
+    return rig
 
 
 def choose_inputs(reader: AnyReader, path: Path, remaps: Mapping[str, str], config: NodeConfig) -> Inputs:

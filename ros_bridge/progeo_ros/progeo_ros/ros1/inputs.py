@@ -8,6 +8,7 @@ from typing import Any
 
 import rospy
 
+from progeo_ros.assembled import Assembler
 from progeo_ros.config import NodeConfig
 from progeo_ros.frame_assembler import FrameAssembler
 from progeo_ros.pipeline import Pipeline
@@ -27,34 +28,38 @@ class Inputs:
         pipeline: Where messages go.
         assembler: Of the pipeline.
         types: Of the messages.
-        on_image: Takes images.
+        on_image: Takes images, with the part of the assembler they are for.
     """
 
     def __init__(
         self,
         config: NodeConfig,
         pipeline: Pipeline,
-        assembler: FrameAssembler,
+        assembler: Assembler,
         types: GenpyTypes,
-        on_image: Callable[[Any], None],
+        on_image: Callable[[FrameAssembler, Any], None],
     ) -> None:
         self._pipeline, self._types = pipeline, types
         self._subscribers: list[Any] = []
         self._is_compressed = config.input.transport == "compressed"
-        wants = config.input
-        for topic, is_static in (("/tf_static", True), ("/tf", False)):
-            self._add(topic, "tf2_msgs/msg/TFMessage", TF, partial(assembler.on_transforms, is_static=is_static))
-        self._add("camera_info", "sensor_msgs/msg/CameraInfo", NEWEST, assembler.on_camera_info)
-        if wants.odometry == "topic":
-            self._add("odom", "nav_msgs/msg/Odometry", ODOMETRY, assembler.on_odometry)
-        if wants.depth:
-            self._add("depth", "sensor_msgs/msg/Image", BESIDE, assembler.on_depth)
-        if wants.right:
-            self._add_images("right/image", BESIDE, assembler.on_right)
-            self._add("right/camera_info", "sensor_msgs/msg/CameraInfo", NEWEST, assembler.on_right_camera_info)
-        if wants.external_keyframes:
-            self._add("keyframe", "std_msgs/msg/Header", TRIGGERS, assembler.on_keyframe_trigger)
-        self._add_images("image", NEWEST, on_image)
+        for prefix, part in assembler.parts.items():
+            for topic, is_static in (("/tf_static", True), ("/tf", False)):
+                self._add(topic, "tf2_msgs/msg/TFMessage", TF, partial(part.on_transforms, is_static=is_static))
+            if config.input.odometry == "topic":
+                self._add("odom", "nav_msgs/msg/Odometry", ODOMETRY, part.on_odometry)
+            if config.input.external_keyframes:
+                self._add("keyframe", "std_msgs/msg/Header", TRIGGERS, part.on_keyframe_trigger)
+            self._add_camera(prefix, part, config)
+            self._add_images(f"{prefix}image", NEWEST, partial(on_image, part))
+
+    def _add_camera(self, prefix: str, part: FrameAssembler, config: NodeConfig) -> None:
+        info = "sensor_msgs/msg/CameraInfo"
+        self._add(f"{prefix}camera_info", info, NEWEST, part.on_camera_info)
+        if config.input.depth:
+            self._add(f"{prefix}depth", "sensor_msgs/msg/Image", BESIDE, part.on_depth)
+        if config.input.right:
+            self._add_images(f"{prefix}right/image", BESIDE, part.on_right)
+            self._add(f"{prefix}right/camera_info", info, NEWEST, part.on_right_camera_info)
 
     def close(self) -> None:
         """Unsubscribe."""

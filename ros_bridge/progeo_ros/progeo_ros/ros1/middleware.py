@@ -8,6 +8,7 @@ from typing import Any
 import rospy
 
 from progeo_ros.adapters import Call, Subscription
+from progeo_ros.assembled import Assembler
 from progeo_ros.config import NodeConfig
 from progeo_ros.frame_assembler import FrameAssembler
 from progeo_ros.middleware import OnError, Topic
@@ -52,8 +53,8 @@ class Rospy:
         self,
         config: NodeConfig,
         pipeline: Pipeline,
-        assembler: FrameAssembler,
-        on_image: Callable[[Any], None],
+        assembler: Assembler,
+        on_image: Callable[[FrameAssembler, Any], None],
         on_error: OnError,
     ) -> Callable[[], None]:
         """See `Middleware.subscribe_inputs`; rospy itself logs what a callback raises."""

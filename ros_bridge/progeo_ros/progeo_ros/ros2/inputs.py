@@ -11,6 +11,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.subscription import Subscription
 
+from progeo_ros.assembled import Assembler
 from progeo_ros.config import NodeConfig
 from progeo_ros.frame_assembler import FrameAssembler
 from progeo_ros.middleware import OnError
@@ -38,7 +39,7 @@ class Inputs:
         assembler: Of the pipeline.
         config: Which ones.
         types: Of the messages.
-        on_image: Takes images.
+        on_image: Takes images, with the part of the assembler they are for.
         on_error: Told what no message should be able to cause; an exception out of a callback would end the node.
     """
 
@@ -46,10 +47,10 @@ class Inputs:
         self,
         node: Node,
         pipeline: Pipeline,
-        assembler: FrameAssembler,
+        assembler: Assembler,
         config: NodeConfig,
         types: RclpyTypes,
-        on_image: Callable[[Any], None],
+        on_image: Callable[[FrameAssembler, Any], None],
         on_error: OnError,
     ) -> None:
         self._node, self._types = node, types
@@ -58,22 +59,29 @@ class Inputs:
         self._group = MutuallyExclusiveCallbackGroup()
         self._pipeline, self._on_error = pipeline, on_error
         self._subscriptions: list[Subscription] = []
-        inputs = config.input
+        for prefix, part in assembler.parts.items():
+            self._add_camera(prefix, part, config, partial(on_image, part))
+            for topic, is_static in (("/tf", False), ("/tf_static", True)):
+                receive = partial(part.on_transforms, is_static=is_static)
+                self._add(topic, "tf2_msgs/msg/TFMessage", reliable(TF_DEPTH, latched=is_static), receive)
+            if config.input.odometry == "topic":
+                self._add("odom", "nav_msgs/msg/Odometry", sensor_data(ODOMETRY_DEPTH), part.on_odometry)
+            if config.input.external_keyframes:
+                self._add("keyframe", "std_msgs/msg/Header", reliable(TRIGGER_DEPTH), part.on_keyframe_trigger)
+
+    def _add_camera(
+        self, prefix: str, part: FrameAssembler, config: NodeConfig, on_image: Callable[[Any], None]
+    ) -> None:
+        inputs, info = config.input, "sensor_msgs/msg/CameraInfo"
         suffix, image = ("", "Image") if inputs.transport == "raw" else ("/compressed", "CompressedImage")
-        self._add(f"image{suffix}", f"sensor_msgs/msg/{image}", sensor_data(IMAGE_DEPTH), on_image)
-        self._add("camera_info", "sensor_msgs/msg/CameraInfo", sensor_data(1), assembler.on_camera_info)
-        for topic, is_static in (("/tf", False), ("/tf_static", True)):
-            receive = partial(assembler.on_transforms, is_static=is_static)
-            self._add(topic, "tf2_msgs/msg/TFMessage", reliable(TF_DEPTH, latched=is_static), receive)
+        self._add(f"{prefix}image{suffix}", f"sensor_msgs/msg/{image}", sensor_data(IMAGE_DEPTH), on_image)
+        self._add(f"{prefix}camera_info", info, sensor_data(1), part.on_camera_info)
         if inputs.depth:
-            self._add("depth", "sensor_msgs/msg/Image", sensor_data(BESIDE_DEPTH), assembler.on_depth)
+            self._add(f"{prefix}depth", "sensor_msgs/msg/Image", sensor_data(BESIDE_DEPTH), part.on_depth)
         if inputs.right:
-            self._add(f"right/image{suffix}", f"sensor_msgs/msg/{image}", sensor_data(BESIDE_DEPTH), assembler.on_right)
-            self._add("right/camera_info", "sensor_msgs/msg/CameraInfo", sensor_data(1), assembler.on_right_camera_info)
-        if inputs.odometry == "topic":
-            self._add("odom", "nav_msgs/msg/Odometry", sensor_data(ODOMETRY_DEPTH), assembler.on_odometry)
-        if inputs.external_keyframes:
-            self._add("keyframe", "std_msgs/msg/Header", reliable(TRIGGER_DEPTH), assembler.on_keyframe_trigger)
+            topic = f"{prefix}right/image{suffix}"
+            self._add(topic, f"sensor_msgs/msg/{image}", sensor_data(BESIDE_DEPTH), part.on_right)
+            self._add(f"{prefix}right/camera_info", info, sensor_data(1), part.on_right_camera_info)
 
     def destroy(self) -> None:
         """Unsubscribe."""

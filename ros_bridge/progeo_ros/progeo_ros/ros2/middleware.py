@@ -12,6 +12,7 @@ from rclpy.client import Client
 from rclpy.node import Node
 
 from progeo_ros.adapters import Call, Subscription
+from progeo_ros.assembled import Assembler
 from progeo_ros.config import NodeConfig
 from progeo_ros.frame_assembler import FrameAssembler
 from progeo_ros.middleware import OnError, Topic
@@ -73,8 +74,8 @@ class Rclpy:
         self,
         config: NodeConfig,
         pipeline: Pipeline,
-        assembler: FrameAssembler,
-        on_image: Callable[[Any], None],
+        assembler: Assembler,
+        on_image: Callable[[FrameAssembler, Any], None],
         on_error: OnError,
     ) -> Callable[[], None]:
         """See `Middleware.subscribe_inputs`."""
