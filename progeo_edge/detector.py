@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -23,6 +23,7 @@ from progeo_edge.map_store import MapStore
 from progeo_edge.moments import Moments
 from progeo_edge.odometry import DrivenPath
 from progeo_edge.reranking import describe_appearance
+from progeo_edge.resuming import session_to_resume
 from progeo_edge.static_masks import StaticMasks
 from progeo_edge.timing import StageTimer
 from progeo_edge.types import (
@@ -309,20 +310,7 @@ class LoopDetector:
         return self.map_store.begin_session(name, camera=self._cameras, config_yaml=config_to_yaml(self.config))
 
     def _resumed_session(self, session_id: int | None) -> int | None:
-        if self.map_store.read_only:
-            return None
-        sessions = {session.id: session for session in self.map_store.sessions()}
-        if not sessions:
-            raise MapError("the map holds no session to resume; run without resume to start one")
-        if session_id is not None and session_id not in sessions:
-            raise MapError(f"the map holds no session {session_id} to resume; it has {list(sessions)}")
-        resumed = sessions[max(sessions) if session_id is None else session_id]
-        if _names(resumed.camera) != _names(self._cameras):
-            raise MapError(
-                f"session {resumed.id} was begun with {_names(resumed.camera) or 'one camera or none'}, this run has "
-                f"{_names(self._cameras) or 'one camera or none'}; resume with the same rig, or begin a new session"
-            )
-        return resumed.id
+        return None if self.map_store.read_only else session_to_resume(self.map_store, session_id, self._cameras)
 
     def _path_so_far(self) -> DrivenPath:
         """Empty for a new session; for a resumed one, what it has driven until now."""
@@ -362,11 +350,6 @@ def _check_frame(frame: Frame) -> None:
         )
     if frame.T_odom_base is not None:
         check_transform(frame.T_odom_base, f"frame {frame.name or frame.stamp_ns}: T_odom_base")
-
-
-def _names(cameras: Cameras | None) -> list[str]:
-    """Names of a rig's cameras; empty for one camera or none, which serve frames of any name."""
-    return sorted(cameras) if isinstance(cameras, Mapping) else []
 
 
 def _thumbnail(image: Image, max_width_px: int) -> Image:

@@ -119,6 +119,8 @@ _CLOSURE_COLUMNS = (
     "reprojection_rmse_px",
     *_POSE_COLUMNS,
     *_COVARIANCE_COLUMNS,
+    "heading_change_deg",
+    "is_reverse",
 )
 
 
@@ -136,7 +138,16 @@ def _closure_columns(closure: LoopClosure) -> Sequence[object]:
     numbers = (v.num_matches, v.num_inliers, v.inlier_ratio, v.coverage, v.reprojection_rmse_px)
     empty = [None] * len(_COVARIANCE_COLUMNS)
     covariance = empty if v.covariance is None else v.covariance[np.triu_indices(6)].tolist()
-    return (*head, v.pose_kind.value, v.scale_source.value, *numbers, *_pose_columns(v.T_reference_query), *covariance)
+    return (
+        *head,
+        v.pose_kind.value,
+        v.scale_source.value,
+        *numbers,
+        *_pose_columns(v.T_reference_query),
+        *covariance,
+        closure.heading_change_deg,
+        closure.is_reverse,
+    )
 
 
 def _pose_columns(T: Transform | None) -> Sequence[object]:

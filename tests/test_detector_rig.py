@@ -128,6 +128,14 @@ def test_no_camera_is_starved_by_another(driven):
     assert all(update.keyframe is not None for update in updates)
 
 
+def test_free_running_cameras_do_not_starve_each_other(frames):
+    """A tenth of a second apart is no moment: each has its own last keyframe to be compared with."""
+    late = [replace(f, stamp_ns=f.stamp_ns + (10**8 if f.camera == "rear" else 0)) for f in frames[:8]]
+    detector, updates = drive(late)
+    assert all(update.keyframe is not None for update in updates)
+    assert len(detector.map_store) == 8
+
+
 def test_images_of_one_moment_are_kept_together(frames):
     """Without odometry the rear camera's view, unchanged, alone would be refused."""
     detector = new_detector(None)

@@ -342,7 +342,7 @@ def test_the_mask_of_a_reference_is_that_of_its_own_camera(verifier):
 def test_images_of_the_query_s_moment_do_not_support_it(known, verifier):
     """Two cameras that see the same look-alike wall at one time are no sequence."""
     verifier.plan = {12: inliers(31)}
-    judge = make_judge(known)
+    judge = make_judge(known, "motion.required=2")
     moment = [replace(fake_keyframe(60 + i, 0), stamp_ns=10**12, camera=f"cam{i}") for i in range(4)]
     for keyframe in moment[:3]:
         judge.remember(keyframe, asked(11), ())

@@ -268,6 +268,8 @@ def test_export_writes_what_the_map_holds(tmp_path):
     assert [(int(row["query_id"]), int(row["reference_id"])) for row in table] == [(6, 0)]
     assert closures[0].verification is not None and closures[0].verification.covariance is not None
     assert float(table[0]["cov_y_rx"]) == closures[0].verification.covariance[1, 3]
+    assert float(table[0]["heading_change_deg"]) == closures[0].heading_change_deg
+    assert table[0]["is_reverse"] == str(closures[0].is_reverse)
     poses = np.loadtxt(tmp_path / "out" / "trajectory_0.txt")
     assert poses.shape == (6, 8) and poses[0, 0] == 1_000_000_001.0
     summary = json.loads((tmp_path / "out" / "map.json").read_text())

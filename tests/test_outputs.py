@@ -79,6 +79,7 @@ def test_candidate_record_has_the_stated_fields_and_no_nan() -> None:
         "probability": 0.875,
         "motion_score": 2.5,
         "status": "ACCEPTED",
+        "supported": False,
         "num_matches": 120,
         "num_inliers": 80,
         "inlier_ratio": 80 / 120,

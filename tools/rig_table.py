@@ -22,7 +22,6 @@ from progeo_edge.types import LoopClosure, Transform
 from progeo_edge.world import StreetWorld, WorldSource, camera_towards, simulate_drive
 
 HEADINGS_DEG = {"front": 0.0, "rear": 180.0, "left": 90.0, "right": 270.0}
-RIGS = (("front",), ("front", "rear"), ("left", "right"))
 FRAME_RATE_HZ = 2.5
 REVERSE = "reverse pass"
 FALSE_M, FALSE_DEG = 1.0, 10.0
@@ -106,6 +105,9 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[100, 101])
+    parser.add_argument(
+        "--rigs", nargs="+", default=["front", "front,rear"], help=f"cameras of each, out of {', '.join(HEADINGS_DEG)}"
+    )
     parser.add_argument("--width", type=int, default=320, help="of the images; the height is three quarters of it")
     parser.add_argument("--set", action="append", default=[], help="a setting, as section.name=value")
     arguments = parser.parse_args()
@@ -114,7 +116,7 @@ def main() -> None:
         " median error, same direction | reversed |"
     )
     print("|---|---|---|---|---|---|---|---|")
-    for names in RIGS:
+    for names in [tuple(rig.split(",")) for rig in arguments.rigs]:
         rig = {name: camera_towards(HEADINGS_DEG[name], arguments.width, arguments.width * 3 // 4) for name in names}
         tally = Tally()
         for seed in arguments.seeds:

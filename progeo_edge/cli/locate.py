@@ -13,7 +13,7 @@ from progeo_edge.cli.console import console, progress
 from progeo_edge.errors import InputError, SourceError
 
 if TYPE_CHECKING:
-    from progeo_edge.geometry import Camera, Cameras
+    from progeo_edge.geometry import Cameras
     from progeo_edge.map_store import MapStore
     from progeo_edge.relocalisation import Relocaliser
     from progeo_edge.types import Frame, Image, Relocalisation
@@ -57,7 +57,7 @@ def locate(
     odom_topic: Annotated[str | None, typer.Option(help="bag: topic of the odometry")] = None,
 ) -> None:
     """Where am I?"""
-    from progeo_edge.camera_file import load_camera
+    from progeo_edge.camera_file import load_cameras
     from progeo_edge.config import load_config
     from progeo_edge.detector import LoopDetector
     from progeo_edge.encoders import load_encoder
@@ -71,7 +71,7 @@ def locate(
     config = load_config(config_file, profile=profile, overrides=settings or (), defaults=defaults)
     options: dict[str, Any] = {"kind": kind, "rate_hz": rate, "fps": fps, "poses": poses}
     options |= {"image_topic": image_topic, "odom_topic": odom_topic}
-    frames, known_camera = _open(source, load_camera(camera) if camera else None, options)
+    frames, known_camera = _open(source, load_cameras(camera) if camera else None, options)
     model = load_encoder(encoder, backend=backend, precision=precision, whitening=whitening)
     with MapStore.open(map_file, spec=model.spec, read_only=True) as store:
         relocaliser = Relocaliser(LoopDetector(model, store, known_camera, config))
@@ -89,7 +89,7 @@ def locate(
         raise typer.Exit(NO_MATCH)
 
 
-def _open(source: Path, camera: Camera | None, options: dict[str, Any]) -> tuple[Iterable[Frame], Cameras | None]:
+def _open(source: Path, camera: Cameras | None, options: dict[str, Any]) -> tuple[Iterable[Frame], Cameras | None]:
     from progeo_edge.sources import open_source
     from progeo_edge.sources.images import IMAGE_SUFFIXES, FrameError, read_image
     from progeo_edge.types import Frame

@@ -63,8 +63,8 @@ class Relocaliser:
         """Begin anew, as after power-on: the robot was carried away."""
         self._views: deque[tuple[View, Status]] = deque(maxlen=self._config.max_frames)
         self._num_views = 0
-        self._last: Frame | None = None
-        self._gate = KeyframeGate(self._detector.config.keyframe)
+        self._last: dict[str, Frame] = {}
+        self._gates: dict[str, KeyframeGate] = {}
         self._answer = Relocalisation(None, 0.0)
 
     @property
@@ -91,7 +91,7 @@ class Relocaliser:
         if self._is_frozen(frame):
             # Whatever this picture voted for, it does not show where the robot is now.
             self.forget()
-            self._last = frame
+            self._last[frame.camera] = frame
             self._answer = Relocalisation(None, 0.0, status=Status.FROZEN)
         elif self._is_new_view(frame):
             update = self._detector.relocalize(frame, include_recent=self._include_recent)
@@ -106,14 +106,18 @@ class Relocaliser:
 
     def _is_frozen(self, frame: Frame) -> bool:
         """The robot moved since the last vote, and the camera gives the very same numbers: no sensor does that."""
-        last = self._last
+        last = self._last.get(frame.camera)
         if last is None or frame.T_odom_base is None or last.T_odom_base is None:
             return False
-        return self._gate.has_moved(frame) and np.array_equal(frame.image, last.image)
+        return self._gate_of(frame).has_moved(frame) and np.array_equal(frame.image, last.image)
 
     def _is_new_view(self, frame: Frame) -> bool:
-        """A robot that stands still says the same again; that is no second vote."""
-        return self._gate.has_moved(frame) and self._gate.view_has_changed(frame, self._descriptor(frame))
+        """A robot that stands still says the same again; that is no second vote, unless another camera says it."""
+        gate = self._gate_of(frame)
+        return gate.has_moved(frame) and gate.view_has_changed(frame, self._descriptor(frame))
+
+    def _gate_of(self, frame: Frame) -> KeyframeGate:
+        return self._gates.setdefault(frame.camera, KeyframeGate(self._detector.config.keyframe))
 
     def _descriptor(self, frame: Frame) -> Descriptor:
         """For the comparison with the last view, which only robots without odometry need."""
@@ -122,8 +126,8 @@ class Relocaliser:
         return cast(Descriptor, self._detector.encoder.encode([frame.image])[0])
 
     def _remember(self, frame: Frame, update: Update) -> None:
-        self._gate.keep(frame, self._descriptor(frame))
-        self._last = frame
+        self._gate_of(frame).keep(frame, self._descriptor(frame))
+        self._last[frame.camera] = frame
         accepted = tuple(c for c in update.candidates if c.status is Status.ACCEPTED)
         # The geometry that was refused says nothing of the pose.
         refused = tuple(

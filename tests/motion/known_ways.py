@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,10 +35,7 @@ def at(x_m: float) -> NDArray[np.float64]:
 
 
 def drive(
-    descriptors: NDArray[np.float32] | Sequence[NDArray[np.float32]],
-    *,
-    step_m: float | None = SPACING_M,
-    first_id: int = 10_000,
+    descriptors: NDArray[np.float32], *, step_m: float | None = SPACING_M, first_id: int = 10_000
 ) -> list[Keyframe]:
     """Keyframes of another session that see these, `step_m` apart; None without odometry."""
     poses = [None if step_m is None else at(number * step_m) for number in range(len(descriptors))]

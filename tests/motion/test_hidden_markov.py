@@ -61,6 +61,21 @@ def test_a_look_alike_off_the_way_is_seen_through():
     assert found[47] > found[90]
 
 
+def test_probability_moves_as_far_as_the_odometry_says_and_spreads_to_both_sides():
+    filter = PlaceFilter(Config(), *known_way(places(40)))
+    moved = dict(filter._transitions(20, 1, 2 * SPACING_M))
+    assert sum(moved.values()) == pytest.approx(1.0)
+    assert max(moved, key=lambda state: moved[state]) == (22, 1)
+    assert moved[21, 1] == pytest.approx(moved[23, 1])
+    standing = dict(filter._transitions(20, -1, 0.0))
+    assert standing[19, -1] == pytest.approx(standing[21, -1])
+
+
+def test_past_the_end_of_the_map_the_way_is_left():
+    filter = PlaceFilter(Config(), *known_way(places(40)))
+    assert sum(weight for _, weight in filter._transitions(38, 1, 20.0)) < 0.01
+
+
 def test_jumps_from_place_to_place_are_a_new_place():
     known = places(NUM_PLACES)
     rows = [5, 60, 20, 100, 40, 80]
@@ -96,19 +111,15 @@ def test_a_map_of_a_few_places_is_not_believed_soon():
 
 def test_scores_do_not_change_the_state():
     known = places(40)
-    keyframes = drive(noisy(known[10:14], 1.0))
-    filter = PlaceFilter(Config(), *known_way(known))
-    once = []
-    for keyframe in keyframes:
-        once.append(filter.scores(keyframe, range(40)))
-        filter.remember(keyframe)
-    filter = PlaceFilter(Config(), *known_way(known))
-    again = []
-    for keyframe in keyframes:
-        filter.scores(keyframe, [3])
-        again.append(filter.scores(keyframe, range(40)))
-        filter.remember(keyframe)
-    assert again == once
+    found = []
+    for asked_twice in (False, True):
+        filter = PlaceFilter(Config(), *known_way(known))
+        for keyframe in drive(noisy(known[10:14], 1.0)):
+            if asked_twice:
+                filter.scores(keyframe, [3])
+            found.append(filter.scores(keyframe, range(40)))
+            filter.remember(keyframe)
+    assert found[:4] == found[4:]
 
 
 def test_a_keyframe_without_candidates_moves_the_belief_on():

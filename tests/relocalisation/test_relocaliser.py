@@ -179,6 +179,15 @@ def test_standing_still_is_no_second_vote():
     assert first.num_frames == 1 and not asked.is_finished
 
 
+def test_every_camera_of_a_rig_has_a_vote_in_a_moment():
+    """The front camera of a robot that woke up the wrong way round knows nothing; the rear camera does."""
+    asked = relocaliser([Status.NO_CANDIDATE, seen_from(10, 10, num_inliers=40), Status.NO_CANDIDATE])
+    (front,) = (replace(frame, camera="front") for frame in views([0]))
+    asked.add(front)
+    assert asked.add(replace(front, camera="rear")).num_frames == 2
+    assert asked.add(replace(front, stamp_ns=10**10)).num_frames == 2, "it stands still"
+
+
 def test_without_odometry_the_picture_must_change():
     asked = relocaliser([seen_from(10, 10), seen_from(11, 11)])
     frame = views([0], None)[0]
