@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -18,19 +17,10 @@ from progeo_edge.map_store import MapStore
 from progeo_edge.types import Descriptor, Frame, Image, Update
 from progeo_ros.assembled import ONE_CAMERA
 from progeo_ros.config import NodeConfig
-from progeo_ros.events import Outcome, Whereabouts, thumbnail_of
+from progeo_ros.events import Outcome, Whereabouts
 from progeo_ros.map_in_use import MapInUse, user_path
+from progeo_ros.outcomes import Origin, outcome_of
 from progeo_ros.running_detector import Learned, RunningDetector
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where and when an image was taken, as ROS says; arguments of `PlaceRecogniser.process`."""
-
-    camera_frame: str
-    base_frame: str | None
-    odom_frame: str | None
-    arrival_ns: int
 
 
 class PlaceRecogniser:
@@ -170,7 +160,7 @@ class PlaceRecogniser:
             InputError: image, pose or camera that cannot be used; nothing was stored.
             MapError: the map cannot be written; everything acknowledged before is kept.
         """
-        where = Origin(camera_frame, base_frame, odom_frame, arrival_ns or time.monotonic_ns())
+        where = self._origin(camera_frame, base_frame, odom_frame, arrival_ns)
         with self._lock:
             detector = self._running.at(camera, generation)
             update = detector.relocalize(frame) if self._map.store.read_only else detector.process(frame)
@@ -195,7 +185,7 @@ class PlaceRecogniser:
         The image votes together with those before it, unless it is the first of a question (`anew`). The other
         arguments and the errors are as in `process`.
         """
-        where = Origin(camera_frame, base_frame, odom_frame, arrival_ns or time.monotonic_ns())
+        where = self._origin(camera_frame, base_frame, odom_frame, arrival_ns)
         with self._lock:
             found = self._running.relocaliser(camera, generation, anew=anew).add(frame)
             update = Update(None, (), () if found.match is None else (found.match,), found.status)
@@ -210,7 +200,7 @@ class PlaceRecogniser:
             ConfigError: there is no camera of this name.
         """
         name = self._camera_called(camera)
-        frame, where = Frame(stamp_ns, image, camera=name), Origin(camera_frame, None, None, time.monotonic_ns())
+        frame, where = Frame(stamp_ns, image, camera=name), self._origin(camera_frame, None, None, None)
         with self._lock:
             return self._outcome(frame, self._running.ask(frame), where)
 
@@ -346,23 +336,16 @@ class PlaceRecogniser:
     # -- outcomes ----------------------------------------------------------------------------------------------------
 
     def _outcome(self, frame: Frame, update: Update, where: Origin) -> Outcome:
-        frames, store, floor = self.node_config.frames, self._map.store, self.config.gate.min_similarity
-        named = {c.reference_id for c in update.candidates}
-        named |= {c.reference_id for c in (*update.closures, *update.released)} | {c.query_id for c in update.released}
-        return Outcome(
-            frame=frame,
-            update=update,
-            references={reference_id: self._map.infos[reference_id] for reference_id in named},
-            session=self.session,
-            session_names=dict(self._map.session_names),
-            model_id=self.encoder.spec.fingerprint,
-            min_similarity=floor if update.min_similarity is None else update.min_similarity,
-            base_frame=where.base_frame or frames.base,
-            odom_frame=where.odom_frame or frames.odom,
-            camera_frame=where.camera_frame,
-            latency_ms=(time.monotonic_ns() - where.arrival_ns) / 1e6,
-            thumbnail_of=partial(thumbnail_of, store),
-        )
+        floor = self.config.gate.min_similarity
+        model_id = self.encoder.spec.fingerprint
+        return outcome_of(frame, update, where, self._map, session=self.session, model_id=model_id, floor=floor)
+
+    def _origin(
+        self, camera_frame: str, base_frame: str | None, odom_frame: str | None, arrival_ns: int | None
+    ) -> Origin:
+        frames = self.node_config.frames
+        arrival_ns = arrival_ns or time.monotonic_ns()
+        return Origin(camera_frame, base_frame or frames.base, odom_frame or frames.odom, arrival_ns)
 
 
 def open_encoder(config: NodeConfig) -> Encoder:
