@@ -15,12 +15,12 @@ from typing import cast
 
 import numpy as np
 
-from progeo_edge.config import Config, load_config
+from progeo_edge.config import Config
 from progeo_edge.detector import LoopDetector
 from progeo_edge.geometry import invert, rotation_angle
 from progeo_edge.relocalisation import Relocaliser
 from progeo_edge.types import Frame, Relocalisation, Status, Transform, Update
-from tools.relocalisation_trials import WITHOUT_DEADLINE, Trial, TrialView, corridor_trials, record_trials
+from tools.relocalisation_trials import LIGHTS, Trial, TrialView, corridor_trials, record_trials
 
 BINS = (0.0, 0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0)
 WRONG_M = 2.0
@@ -67,39 +67,33 @@ def main() -> None:
     """Wake up everywhere and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--first", type=int, default=110, help="seed of the first world")
-    parser.add_argument("--worlds", type=int, default=8)
-    parser.add_argument("--starts", type=int, default=8, help="robots per world")
+    parser.add_argument("--worlds", type=int, default=5)
+    parser.add_argument("--starts", type=int, default=10, help="robots per world")
     parser.add_argument("--views", type=int, default=8, help="frames per robot")
     arguments = parser.parse_args()
     seeds = range(arguments.first, arguments.first + arguments.worlds)
+    trials = list(record_trials(seeds, num_starts=arguments.starts, num_views=arguments.views))
     reliability: list[tuple[float, bool]] = []
     _print_head()
-    for title, is_calibrated in (("intrinsics and depth", True), ("neither", False)):
-        config = load_config(defaults=WITHOUT_DEADLINE)
-        trials = list(
-            record_trials(
-                seeds,
-                num_starts=arguments.starts,
-                num_views=arguments.views,
-                config=config,
-                is_calibrated=is_calibrated,
-            )
-        )
+    for has_camera, words in ((True, "intrinsics and depth"), (False, "neither")):
         for odometry in (True, False):
-            suffix = f"{title}{', odometry' if odometry else ''}"
-            own = [trial for trial in trials if trial.is_own]
-            _print_row(f"own world, {suffix}", [wake_up(trial, odometry=odometry) for trial in own])
-            other = [trial for trial in trials if not trial.is_own]
-            _print_row(f"another world, {suffix}", [wake_up(trial, odometry=odometry) for trial in other])
-            for trial in trials:
-                reliability += after_every_view(trial, odometry=odometry)
-        if is_calibrated:
-            frozen = [_frozen(trial) for trial in trials if trial.is_own]
-            _print_row("own world, camera frozen", [wake_up(trial, odometry=True) for trial in frozen])
-            covered = [_covered(trial) for trial in trials[:: 4 * arguments.starts]]
-            _print_row("own world, lens cap on", [wake_up(trial, odometry=True) for trial in covered])
-    for title, trials in _adversarial(arguments.starts, arguments.views):
-        _print_row(title, [wake_up(trial, odometry=True) for trial in trials])
+            for is_own, where in ((True, "own world"), (False, "another world")):
+                chosen = [trial for trial in trials if (trial.has_camera, trial.is_own) == (has_camera, is_own)]
+                rows = [wake_up(trial, odometry=odometry) for trial in chosen]
+                _print_row(f"{where}, {words}{', odometry' if odometry else ''}", rows)
+                for trial in chosen:
+                    reliability += after_every_view(trial, odometry=odometry)
+    for light in LIGHTS:
+        chosen = [trial for trial in trials if trial.is_own and trial.has_camera and trial.light == light]
+        if chosen:
+            _print_row(f"own world, {light}", [wake_up(trial, odometry=True) for trial in chosen])
+    own = [trial for trial in trials if trial.is_own and trial.has_camera]
+    _print_row("own world, camera frozen", [wake_up(_frozen(trial), odometry=True) for trial in own])
+    _print_row("own world, lens cap on", [wake_up(_covered(trial), odometry=True) for trial in own[::10]])
+    corridor = list(corridor_trials(100, arguments.starts, arguments.views))
+    for has_camera, words in ((True, "intrinsics and depth"), (False, "neither")):
+        chosen = [trial for trial in corridor if trial.has_camera == has_camera]
+        _print_row(f"repetitive corridor, {words}", [wake_up(trial, odometry=True) for trial in chosen])
     _print_reliability(reliability)
 
 
@@ -168,15 +162,6 @@ def _covered(trial: Trial) -> Trial:
         frame = replace(view.frame, image=dark, depth_m=None)
         views.append(replace(view, frame=frame, update=trial.detector.relocalize(frame)))
     return replace(trial, views=tuple(views))
-
-
-def _adversarial(num_starts: int, num_views: int) -> Iterator[tuple[str, list[Trial]]]:
-    for depth in (True, False):
-        for verifications in (3, 10):
-            defaults = {"budget": {"deadline_ms": 0.0, "max_verifications": verifications}}
-            trials = list(corridor_trials(100, num_starts, num_views, load_config(defaults=defaults), depth=depth))
-            words = f"{'depth' if depth else 'no depth'}, {verifications} verifications"
-            yield f"repetitive corridor, {words}", trials
 
 
 def _print_head() -> None:
