@@ -102,6 +102,12 @@ def test_a_rival_that_later_views_had_no_time_to_look_at_stays_a_rival():
     assert (answer.match, answer.status) == (None, Status.AMBIGUOUS)
 
 
+def test_what_touches_the_best_place_is_no_rival():
+    chain = [passed(x, kind=PoseKind.NONE, num_inliers=n) for x, n in ((10, 300), (14, 200), (18, 200))]
+    assert ask([chain], [0]).status is Status.ACCEPTED
+    assert ask([[chain[0], chain[2]]], [0]).status is Status.AMBIGUOUS
+
+
 def test_a_rival_that_later_views_refuse_goes_away():
     answers = [[*seen_from(5, 5), *seen_from(25, 25)]]
     answers += [[*seen_from(5 + i, 5 + i), failed(25 + i)] for i in range(1, 6)]
