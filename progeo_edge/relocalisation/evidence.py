@@ -38,8 +38,8 @@ AGAIN_RIGHT = 0.95
 """A view passes at the right place when the view before it has; lower confidence bound."""
 AGAIN_WRONG = 0.55
 """A view passes at a wrong place that the view before it has passed at, too; upper confidence bound."""
-LEAST_PRIOR = 1e-4
-"""No appearance is proof, neither for nor against a place."""
+LEAST_PRIOR = 0.05
+"""No appearance is proof for or against a place: a calibration knows only the light of the drives in the map."""
 
 
 def likelihood_ratio(verification: Verification | None) -> float:
