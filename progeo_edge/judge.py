@@ -1,4 +1,4 @@
-"""From a short list of candidates to a decision: sequence, geometry, odometry, within a budget."""
+"""From a short list of candidates to a decision: motion, geometry, odometry, within a budget."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from progeo_edge.calibration import Gate
 from progeo_edge.config import Config
-from progeo_edge.geometry import Camera
-from progeo_edge.map_store import MapStore
+from progeo_edge.geometry import Camera, camera_named
+from progeo_edge.index import PlaceIndex
+from progeo_edge.map_store import KeyframeInfo, MapStore
+from progeo_edge.moments import Moments
+from progeo_edge.motion import Motion, PlaceGraph
 from progeo_edge.odometry import DrivenPath, OdometryCheck
-from progeo_edge.place_graph import PlaceGraph
-from progeo_edge.sequence import SequenceCheck
+from progeo_edge.static_masks import StaticMasks
 from progeo_edge.timing import StageTimer
 from progeo_edge.types import Candidate, Keyframe, LocalFeatures, LoopClosure, Status, Verification
 from progeo_edge.verification import Verifier
@@ -41,19 +43,43 @@ class Query:
 
 
 class Judge:
-    """Decides about candidates, and remembers what the next decisions depend on."""
+    """Decides about candidates, and remembers what the next decisions depend on.
 
-    def __init__(self, map_store: MapStore, config: Config, path: DrivenPath, *, current_session: int | None) -> None:
+    Args:
+        map_store: Features, poses and closures of the references.
+        config: Settings.
+        path: The way driven in the current session.
+        index: Descriptors of what can be a reference.
+        current_session: Session that keyframes are added to; None when there is none.
+        moments: Of the map's keyframes, shared with others; None reads them from the map.
+        static_masks: Of the cameras of the current session; None knows the query's mask only.
+    """
+
+    def __init__(
+        self,
+        map_store: MapStore,
+        config: Config,
+        path: DrivenPath,
+        index: PlaceIndex,
+        *,
+        current_session: int | None,
+        moments: Moments | None = None,
+        static_masks: StaticMasks | None = None,
+    ) -> None:
         self._map_store = map_store
         self._config = config
         self._path = path
         self._session = current_session
         self._verifier = Verifier(config.verification)
         self._odometry = OdometryCheck(config.odometry)
-        self._graph = _place_graph(map_store)
-        self._sequence = SequenceCheck(config.sequence, self._graph)
+        self._moments = Moments(map_store.infos()) if moments is None else moments
+        self._static_masks = static_masks
+        self._index = index
+        self._graph = _place_graph(map_store, self._moments)
+        self._motions: dict[str, Motion] = {}
         self._cameras = {session.id: session.camera for session in map_store.sessions()}
         self._infos = {info.id: (info.session, info.T_odom_base) for info in map_store.infos()}
+        self._camera_names = {info.id: info.camera for info in map_store.infos()}
         self._reference_features: OrderedDict[int, LocalFeatures | None] = OrderedDict()
 
     @property
@@ -67,7 +93,7 @@ class Judge:
         """Give every candidate its final status, in the given order.
 
         Candidates that pass the calibrated gate, or without one those that the last keyframes support, are verified
-        first. What is left of the budget goes to the others, which are believed only with `sequence.strong_inliers`
+        first. What is left of the budget goes to the others, which are believed only with `motion.strong_inliers`
         inliers.
 
         Args:
@@ -76,16 +102,33 @@ class Judge:
             timer: Stages are added.
             gate: The calibrated gate; None without a calibration.
         """
-        with timer.stage("sequence"):
-            candidates = self.with_support(candidates, gate)
+        with timer.stage("motion"):
+            candidates = self.with_support(query.keyframe, candidates, gate)
         return self._verify_in_order(query, candidates, timer, unsupported=_status_without(gate))
 
-    def with_support(self, candidates: Sequence[Candidate], gate: Gate | None) -> list[Candidate]:
-        """The candidates, with what comes before the geometry decided: `Candidate.supported`."""
-        return [replace(c, supported=_is_open(c) and self._is_supported(c, gate)) for c in candidates]
+    def with_support(self, keyframe: Keyframe, candidates: Sequence[Candidate], gate: Gate | None) -> list[Candidate]:
+        """The candidates, with what comes before the geometry decided: `motion_score` and `supported`."""
+        motion = self._motion_of(keyframe.camera)
+        scores = motion.scores(keyframe, candidates)
+        result = []
+        for candidate in candidates:
+            if candidate.reference_id in scores:
+                candidate = replace(candidate, motion_score=scores[candidate.reference_id])
+            passes = gate.passes if gate is not None else lambda c: motion.passes(c.reference_id)
+            if _is_open(candidate) and passes(candidate):
+                candidate = replace(candidate, supported=True)
+            result.append(candidate)
+        return result
 
-    def _is_supported(self, candidate: Candidate, gate: Gate | None) -> bool:
-        return self._sequence.passes(candidate.reference_id) if gate is None else gate.passes(candidate)
+    def motion_method(self, camera: str) -> str:
+        """What `motion_score` is for the keyframes of a camera; "" before the first one."""
+        return self._motion_of(camera).method
+
+    def _motion_of(self, camera: str) -> Motion:
+        """Each camera of a rig follows the way with its own pictures, along one graph of places."""
+        if camera not in self._motions:
+            self._motions[camera] = Motion(self._config, self._index, self._graph)
+        return self._motions[camera]
 
     def decide_alone(self, query: Query, candidates: Sequence[Candidate], timer: StageTimer) -> list[Candidate]:
         """As `decide`, without any memory of earlier keyframes (relocalisation)."""
@@ -95,11 +138,12 @@ class Judge:
     def remember(self, keyframe: Keyframe, candidates: Sequence[Candidate], closures: Sequence[LoopClosure]) -> None:
         """The keyframe is in the map with these closures."""
         self._infos[keyframe.id] = (keyframe.session, keyframe.T_odom_base)
-        self._graph.add_keyframe(keyframe.id, keyframe.session)
+        self._camera_names[keyframe.id] = keyframe.camera
+        self._moments.add(keyframe)
+        _add_to_graph(self._graph, keyframe, self._moments)
         for closure in closures:
-            self._graph.add_closure(closure.query_id, closure.reference_id)
-        leading = [c.reference_id for c in candidates if c.status not in (Status.SUPPRESSED, Status.LOW_SIMILARITY)]
-        self._sequence.remember(leading)
+            _tie(self._graph, closure)
+        self._motion_of(keyframe.camera).remember(keyframe, candidates)
 
     def _verify_in_order(
         self, query: Query, candidates: Sequence[Candidate], timer: StageTimer, *, unsupported: Status
@@ -127,14 +171,16 @@ class Judge:
             if reference is None:
                 return replace(candidate, status=Status.FEW_MATCHES, verification=Verification(Status.FEW_MATCHES))
             session, _ = self._infos[candidate.reference_id]
-            if session == query.keyframe.session and query.static_mask is not None:
-                reference = without_static_pixels(reference, query.static_mask)
-            reference_camera = _at_size(self._cameras.get(session), reference.image_size_px)
+            camera_name = self._camera_names[candidate.reference_id]
+            static_mask = self._mask_of_reference(query, session, camera_name, reference.image_size_px)
+            if static_mask is not None:
+                reference = without_static_pixels(reference, static_mask)
+            reference_camera = _at_size(camera_named(self._cameras.get(session), camera_name), reference.image_size_px)
             verification = self._verifier.verify(query.features, reference, query.camera, reference_camera)
         candidate = replace(candidate, status=verification.status, verification=verification)
         if candidate.status is not Status.ACCEPTED:
             return candidate
-        if not candidate.supported and verification.num_inliers < self._config.sequence.strong_inliers:
+        if not candidate.supported and verification.num_inliers < self._config.motion.strong_inliers:
             return replace(candidate, status=unsupported)
         with timer.stage("odometry"):
             return self._compare_with_odometry(query.keyframe, candidate, verification)
@@ -151,6 +197,16 @@ class Judge:
         status, distance = self._odometry.judge(verification, T_odom_reference, T_odom_query, drift)
         return replace(candidate, status=status, odom_mahalanobis=distance)
 
+    def _mask_of_reference(
+        self, query: Query, session: int, camera: str, size_px: tuple[int, int]
+    ) -> NDArray[np.uint8] | None:
+        """Static pixels are known of the cameras of this session only."""
+        if session != query.keyframe.session:
+            return None
+        if camera == query.keyframe.camera:
+            return query.static_mask
+        return None if self._static_masks is None else self._static_masks.mask(camera, size_px)
+
     def _features_of(self, reference_id: int) -> LocalFeatures | None:
         """Stored features; the places just looked at are likely to be asked for again."""
         if reference_id not in self._reference_features:
@@ -161,7 +217,7 @@ class Judge:
         return self._reference_features[reference_id]
 
     def _may_bypass_gate(self) -> bool:
-        return self._config.verification.enabled and self._config.sequence.strong_inliers > 0
+        return self._config.verification.enabled and self._config.motion.strong_inliers > 0
 
     def _is_late(self, timer: StageTimer) -> bool:
         deadline_ms = self._config.budget.deadline_ms
@@ -200,10 +256,20 @@ def _at_size(camera: Camera | None, size_px: tuple[int, int]) -> Camera | None:
     return camera.scaled_to(*size_px)
 
 
-def _place_graph(map_store: MapStore) -> PlaceGraph:
+def _place_graph(map_store: MapStore, moments: Moments) -> PlaceGraph:
     graph = PlaceGraph()
     for info in map_store.infos():
-        graph.add_keyframe(info.id, info.session)
+        _add_to_graph(graph, info, moments)
     for closure in map_store.closures():
-        graph.add_closure(closure.query_id, closure.reference_id)
+        _tie(graph, closure)
     return graph
+
+
+def _add_to_graph(graph: PlaceGraph, keyframe: Keyframe | KeyframeInfo, moments: Moments) -> None:
+    moment = moments.number(keyframe.id)
+    graph.add_keyframe(keyframe.id, keyframe.session, keyframe.T_odom_base, camera=keyframe.camera, moment=moment)
+
+
+def _tie(graph: PlaceGraph, closure: LoopClosure) -> None:
+    T_reference_query = None if closure.verification is None else closure.verification.T_reference_query
+    graph.add_closure(closure.query_id, closure.reference_id, T_reference_query)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from progeo_edge.config import OdometryConfig
-from progeo_edge.constraints import step_covariance
+from progeo_edge.constraints import keyframe_step_covariance
 from progeo_edge.geometry import FloatArray, adjoint, invert, se3_log
 from progeo_edge.types import PoseKind, Status, Transform, Verification
 
@@ -64,7 +64,7 @@ class DrivenPath:
 
     def _step(self, T_odom_first: Transform, T_odom_second: Transform) -> FloatArray:
         to_odom = adjoint(T_odom_second)
-        step = step_covariance(invert(T_odom_first) @ T_odom_second, self._config)
+        step = keyframe_step_covariance(invert(T_odom_first) @ T_odom_second, self._config)
         return np.asarray(to_odom @ step @ to_odom.T)
 
 

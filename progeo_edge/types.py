@@ -22,6 +22,10 @@ Transform: TypeAlias = NDArray[np.float64]
 """(4, 4) rigid transform. `T_a_b` maps points from frame b to frame a: p_a = T_a_b @ p_b."""
 
 
+REVERSE_DEG = 135.0
+"""A base turned by more than this against the reference's passes the place the other way round."""
+
+
 class Status(str, Enum):
     """The first reason for "no", or ACCEPTED. One per keyframe and one per candidate."""
 
@@ -95,7 +99,7 @@ class Frame:
         T_odom_base: Pose of the robot's base in the odometry frame, or None without odometry.
         depth_m: (H, W) float32 depth along the optical axis, registered to `image`; 0 or NaN where unknown.
         right: Right image of a rectified stereo pair, same size as `image`.
-        camera: Name of the camera, for rigs.
+        camera: Name of the camera, for rigs: as in the mapping that `LoopDetector` is given.
     """
 
     stamp_ns: int
@@ -214,6 +218,8 @@ class Candidate:
             3); None without odometry or pose.
         supported: Whether it passed what comes before the geometry: the calibrated gate, or without a calibration the
             sequence. Only strong geometry makes up for its absence.
+        motion_score: Support of the last keyframes, higher is better, in the unit of `motion.method`; None where that
+            gives none.
     """
 
     reference_id: int
@@ -224,6 +230,7 @@ class Candidate:
     verification: Verification | None = None
     odom_mahalanobis: float | None = None
     supported: bool = False
+    motion_score: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -245,6 +252,23 @@ class LoopClosure:
     probability: float | None = None
     verification: Verification | None = None
     odom_mahalanobis: float | None = None
+
+    @property
+    def heading_change_deg(self) -> float | None:
+        """Angle by which the robot's base is turned against the reference's, 0 to 180; None without a rotation.
+
+        It is of the bases, not of the cameras: a rear camera that sees what the front camera saw means 180.
+        """
+        if self.verification is None or self.verification.T_reference_query is None:
+            return None
+        cosine = 0.5 * (np.trace(self.verification.T_reference_query[:3, :3]) - 1.0)
+        return float(np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0))))
+
+    @property
+    def is_reverse(self) -> bool | None:
+        """Whether the place was passed the other way round, nearer to opposite than to across; None as above."""
+        angle_deg = self.heading_change_deg
+        return None if angle_deg is None else angle_deg > REVERSE_DEG
 
 
 @dataclass(frozen=True, slots=True, eq=False)

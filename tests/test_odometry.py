@@ -135,3 +135,15 @@ def test_gravity_is_compared_when_it_is_known():
 def test_a_verification_without_a_pose_is_a_mistake():
     with pytest.raises(ValueError, match="without a pose"):
         OdometryCheck(CONFIG).judge(Verification(Status.ACCEPTED), I4, I4, np.eye(6))
+
+
+def test_more_images_of_a_moment_are_no_more_drift():
+    """A rig of three cameras repeats every pose three times."""
+    poses = round_the_block()[:-1]
+    one, rig = driven(poses), driven([pose for pose in poses for _ in range(3)])
+    query = poses[-1] @ at(1.0)
+    alone, among = one.covariance(0, query), rig.covariance(0, query)
+    assert alone is not None
+    assert among is not None
+    np.testing.assert_allclose(among, alone, rtol=0.01, atol=1e-5)
+    assert rig.at(3 * 7 + 2) == one.at(7)

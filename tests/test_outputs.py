@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from progeo_edge.back_ends import g2o_information, rotation_vector_information
 from progeo_edge.config import OdometryConfig
 from progeo_edge.constraints import step_covariance
 from progeo_edge.errors import InputError
@@ -19,8 +20,6 @@ from progeo_edge.outputs import (
     CLOSURE_COLUMNS,
     candidate_record,
     closure_record,
-    g2o_information,
-    rotation_vector_information,
     write_closures_csv,
     write_g2o,
     write_tum,
@@ -62,7 +61,7 @@ def through_json(record: dict[str, Any]) -> dict[str, Any]:
 def test_candidate_record_has_the_stated_fields_and_no_nan() -> None:
     refused = Verification(Status.FEW_MATCHES, num_matches=11)
     candidates = (
-        Candidate(3, np.float32(0.5), Status.ACCEPTED, 0.75, 0.875, verified(np.eye(4))),
+        Candidate(3, np.float32(0.5), Status.ACCEPTED, 0.75, 0.875, verified(np.eye(4)), motion_score=np.float64(2.5)),
         Candidate(4, 0.25, Status.FEW_MATCHES, verification=refused),
         Candidate(5, 0.125, Status.LOW_SIMILARITY),
     )
@@ -78,6 +77,7 @@ def test_candidate_record_has_the_stated_fields_and_no_nan() -> None:
         "similarity": 0.5,
         "rerank_score": 0.75,
         "probability": 0.875,
+        "motion_score": 2.5,
         "status": "ACCEPTED",
         "num_matches": 120,
         "num_inliers": 80,
@@ -113,6 +113,7 @@ def test_closure_record_carries_pose_covariance_and_names() -> None:
         *("query_id", "reference_id", "query", "reference", "query_stamp_ns", "reference_stamp_ns", "similarity"),
         *("probability", "num_matches", "num_inliers", "inlier_ratio", "coverage", "reprojection_rmse_px", "pose_kind"),
         *("scale_source", "T_reference_query", "covariance", "odom_mahalanobis"),
+        *("query_camera", "reference_camera", "heading_change_deg", "is_reverse"),
     }
     assert (record["query"], record["reference"], record["query_stamp_ns"]) == ("b", "a", 9 * S)
     assert (record["pose_kind"], record["scale_source"], record["odom_mahalanobis"]) == ("METRIC", "DEPTH", 2.5)

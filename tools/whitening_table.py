@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from progeo_edge.bundle import ModelSpec
-from progeo_edge.cli.eval import open_encoder
+from progeo_edge.cli.eval_options import open_encoder
 from progeo_edge.encoders.whitening import FRAMES_PER_DIMENSION, SHRINKAGE, Whitening, fit_whitening
 from progeo_edge.evaluation.protocols import DescribedSet, RetrievalSet, describe_set, rank_set
 from progeo_edge.evaluation.retrieval import judge_retrieval

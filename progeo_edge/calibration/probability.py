@@ -13,7 +13,7 @@ from progeo_edge.errors import CalibrationError
 
 FloatArray = NDArray[np.float64]
 
-_RIDGE = 1e-3
+_RIDGE = 1e-5
 _STEPS = 50
 
 
@@ -89,7 +89,7 @@ def _logistic(t: FloatArray, label: FloatArray, shift: FloatArray, weight: Float
         gradient = design.T @ (weight * (p - label)) + _RIDGE * w
         hessian = design.T @ (design * (weight * p * (1.0 - p))[:, None]) + _RIDGE * np.eye(2)
         step = np.linalg.solve(hessian, gradient)
-        step = step / max(1.0, float(np.abs(step).max()) / 4.0)
+        step = step / max(1.0, float(np.abs(step).max()))
         w = w - step
         if float(np.abs(step).max()) < 1e-9:
             break

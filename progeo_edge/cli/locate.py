@@ -13,7 +13,7 @@ from progeo_edge.cli.console import console, progress
 from progeo_edge.errors import InputError, SourceError
 
 if TYPE_CHECKING:
-    from progeo_edge.geometry import Camera
+    from progeo_edge.geometry import Camera, Cameras
     from progeo_edge.map_store import MapStore
     from progeo_edge.relocalisation import Relocaliser
     from progeo_edge.types import Frame, Image, Relocalisation
@@ -89,7 +89,7 @@ def locate(
         raise typer.Exit(NO_MATCH)
 
 
-def _open(source: Path, camera: Camera | None, options: dict[str, Any]) -> tuple[Iterable[Frame], Camera | None]:
+def _open(source: Path, camera: Camera | None, options: dict[str, Any]) -> tuple[Iterable[Frame], Cameras | None]:
     from progeo_edge.sources import open_source
     from progeo_edge.sources.images import IMAGE_SUFFIXES, FrameError, read_image
     from progeo_edge.types import Frame

@@ -120,7 +120,7 @@ class Agreement:
         return shares.get(vote.pose_kind, 0.0) * self._config.verification.prior_radius_m
 
     def _steps_between(self, a: View, b: View) -> int:
-        return self._config.gate.nms_radius_keyframes + self._config.sequence.max_step * (1 + abs(a.index - b.index))
+        return self._config.gate.nms_radius_keyframes + self._config.motion.max_step * (1 + abs(a.index - b.index))
 
     def _relation(self, a: int, b: int) -> Relation | None:
         if a not in self._places or b not in self._places:  # the map grew

@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from progeo_edge.back_ends import parent_axes
 from progeo_edge.types import Candidate, LoopClosure, PoseKind, ScaleSource, Status, Verification
-from progeo_ros.conversions.standard import parent_axes, pose_message, pose_with_covariance
+from progeo_ros.conversions.standard import pose_message, pose_with_covariance
 from progeo_ros.events import Outcome, map_pose
 from progeo_ros.message_types import MessageTypes, make_header
 

@@ -1,15 +1,15 @@
-"""Temporal consistency: the last keyframes must point to the same place before a candidate is believed."""
+"""Agreement: how many of the last keyframes point to the same place."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
 
-from progeo_edge.config import SequenceConfig
-from progeo_edge.place_graph import PlaceGraph
+from progeo_edge.config import MotionConfig
+from progeo_edge.motion.place_graph import PlaceGraph
 
 
-class SequenceCheck:
+class Agreement:
     """k-of-n agreement along the place graph.
 
     The keyframe i steps ago agrees with a candidate when one of its own best candidates lies within i * `max_step`
@@ -18,7 +18,7 @@ class SequenceCheck:
     of Binary Words, T-RO 2012, section V-B; there over image indices.)
     """
 
-    def __init__(self, config: SequenceConfig, graph: PlaceGraph) -> None:
+    def __init__(self, config: MotionConfig, graph: PlaceGraph) -> None:
         self._config = config
         self._graph = graph
         self._history: deque[tuple[int, ...]] = deque(maxlen=config.window - 1)
@@ -33,8 +33,8 @@ class SequenceCheck:
         )
 
     def passes(self, reference_id: int) -> bool:
-        """Whether enough keyframes agree; always true when the check is switched off."""
-        return not self._config.enabled or self.agreement(reference_id) >= self._config.required
+        """Whether enough keyframes agree."""
+        return self.agreement(reference_id) >= self._config.required
 
     def remember(self, reference_ids: Sequence[int]) -> None:
         """Note the candidates of the current keyframe, best first, for the keyframes to come."""
