@@ -34,17 +34,15 @@ class Row:
     Attributes:
         trial: The robot.
         answer: The last one.
-        view: The view that the answer's match verified; None without a match.
     """
 
     trial: Trial
     answer: Relocalisation
-    view: TrialView | None
 
     @property
     def is_right(self) -> bool:
         """Whether the match is where the robot was."""
-        return self.view is not None and self.trial.is_own and is_right(self.trial, self.answer, self.view)
+        return self.trial.is_own and is_right(self.trial, self.answer)
 
 
 class Remembered:
@@ -104,32 +102,31 @@ def wake_up(trial: Trial, *, odometry: bool) -> Row:
         relocaliser.add(_without_odometry(view.frame, odometry))
         if relocaliser.is_finished:
             break
-    answer = relocaliser.answer
-    by_stamp = {view.frame.stamp_ns: view for view in trial.views}
-    return Row(trial, answer, by_stamp[answer.stamp_ns] if answer.stamp_ns is not None else None)
+    return Row(trial, relocaliser.answer)
 
 
 def after_every_view(trial: Trial, *, odometry: bool) -> Iterator[tuple[float, bool]]:
     """Probability of the best place after each view, however small, and whether it is right."""
     relocaliser = Relocaliser(cast(LoopDetector, Remembered(trial, min_probability=1e-9)))
-    by_stamp = {view.frame.stamp_ns: view for view in trial.views}
     for view in trial.views:
         answer = relocaliser.add(_without_odometry(view.frame, odometry))
-        if answer.stamp_ns is not None:
-            yield answer.probability, trial.is_own and is_right(trial, answer, by_stamp[answer.stamp_ns])
+        if answer.match is not None:
+            yield answer.probability, trial.is_own and is_right(trial, answer)
 
 
-def is_right(trial: Trial, answer: Relocalisation, view: TrialView) -> bool:
-    """By the pose when it is in metres, else by the place."""
-    error = pose_error(trial, answer, view)
+def is_right(trial: Trial, answer: Relocalisation) -> bool:
+    """By the pose when it is in metres, else by the place that the verified view shows."""
+    error = pose_error(trial, answer)
     if error is not None:
         return error[0] <= WRONG_M
-    return answer.match is not None and trial.is_at(view, answer.match.reference_id)
+    view = _view_at(trial, answer.query_stamp_ns)
+    return answer.match is not None and view is not None and trial.is_at(view, answer.match.reference_id)
 
 
-def pose_error(trial: Trial, answer: Relocalisation, view: TrialView) -> tuple[float, float] | None:
+def pose_error(trial: Trial, answer: Relocalisation) -> tuple[float, float] | None:
     """Metres and degrees, against the truth relative to the reference; None without a pose in metres."""
-    if answer.match is None or answer.T_odom_base is None:
+    view = _view_at(trial, answer.stamp_ns)
+    if answer.match is None or answer.T_odom_base is None or view is None:
         return None
     T_odom_reference = trial.detector.map_store.keyframe(answer.match.reference_id).T_odom_base
     assert T_odom_reference is not None
@@ -137,6 +134,10 @@ def pose_error(trial: Trial, answer: Relocalisation, view: TrialView) -> tuple[f
     T_true = invert(trial.reference_poses[answer.match.reference_id]) @ view.T_world_base
     T_error: Transform = invert(T_true) @ T_found
     return float(np.linalg.norm(T_error[:3, 3])), float(np.degrees(rotation_angle(T_error[:3, :3])))
+
+
+def _view_at(trial: Trial, stamp_ns: int | None) -> TrialView | None:
+    return next((view for view in trial.views if view.frame.stamp_ns == stamp_ns), None)
 
 
 def _without_odometry(frame: Frame, odometry: bool) -> Frame:
@@ -175,7 +176,7 @@ def _print_row(title: str, rows: Sequence[Row]) -> None:
     reasons = _counted(row.answer.status for row in rows if row.answer.match is None)
     needed = [row.answer.num_frames for row in matches]
     views = " / ".join(str(sum(n == k for n in needed)) for k in (1, 2, 3)) + f" / {sum(n > 3 for n in needed)}"
-    errors = [pose_error(row.trial, row.answer, row.view) for row in matches if row.view is not None and row.is_right]
+    errors = [pose_error(row.trial, row.answer) for row in matches if row.is_right]
     metres = [error[0] for error in errors if error is not None]
     error = f"{np.median(metres):.3f} m, at most {max(metres):.3f} m" if metres else "no pose"
     counts = f"{len(rows)} | {num_right} | {len(matches) - num_right}"

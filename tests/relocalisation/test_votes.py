@@ -69,7 +69,7 @@ def test_turned_poses_do_not_agree():
 
 @given(st.integers(0, 39), st.integers(0, 39))
 def test_without_odometry_of_the_map_steps_along_the_place_graph_decide(a, b):
-    near = Config().gate.nms_radius_keyframes + Config().sequence.max_step
+    near = Config().gate.nms_radius_keyframes + Config().motion.max_step
     assert agreement(T_odom_map=None)(vote(a), vote(b)) is (a == b or abs(a - b) <= near)
 
 
