@@ -183,7 +183,7 @@ class RelocalisationConfig(Section):
     """Where in a known map did the robot wake up."""
 
     max_frames: int = Field(10, ge=1, le=100, description="views that may vote; the last ones when there were more")
-    min_probability: float = Field(0.95, gt=0, lt=1, description="less is no match")
+    min_probability: float = Field(0.98, gt=0, lt=1, description="less is no match")
     prior_probability: float = Field(
         0.2,
         gt=0,
