@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from progeo_edge.candidates import CandidateSearch
 from progeo_edge.config import Config, config_to_yaml
+from progeo_edge.consistency import Agreed, ClosureAgreement, DrivenPath, Drives, FrozenCamera, closure_of
 from progeo_edge.encoders import Encoder
 from progeo_edge.errors import InputError, MapError
 from progeo_edge.geometry import Camera, check_transform
 from progeo_edge.judge import Judge, Query
 from progeo_edge.keyframe_gate import KeyframeGate
 from progeo_edge.map_store import MapStore
-from progeo_edge.odometry import DrivenPath
 from progeo_edge.reranking import describe_appearance
 from progeo_edge.timing import StageTimer
 from progeo_edge.types import (
@@ -78,13 +78,16 @@ class LoopDetector:
         self._extractor = FeatureExtractor(self.config.verification)
         self._static_mask = self._load_static_mask()
         self._gate = KeyframeGate(self.config.keyframe)
+        self._frozen = FrozenCamera(self.config.recognisable, self.config.keyframe)
         resume = resume or session_id is not None
         self._session = self._resumed_session(session_id) if resume else self._begin_session(session)
-        self._path = self._path_so_far()
+        drives = Drives(self.config.odometry, map_store.infos())
+        self._path = DrivenPath(self.config.odometry) if self._session is None else drives.of(self._session)
         if resume:
             self._recall_last_keyframe()
         self._search = CandidateSearch(map_store, self.config, self._path, current_session=self._session)
         self._judge = Judge(map_store, self.config, self._path, current_session=self._session)
+        self._agreement = ClosureAgreement(map_store, self.config, drives, current_session=self._session)
 
     @property
     def session(self) -> int | None:
@@ -106,6 +109,8 @@ class LoopDetector:
             timer = StageTimer()
             with timer.stage("gate"):
                 _check_frame(frame)
+                if self._frozen.is_frozen(frame) and self._has_contrast(frame.image):
+                    return _no_keyframe(Status.FROZEN, timer)
                 if not self._gate.has_moved(frame):
                     return _no_keyframe(Status.NOT_A_KEYFRAME, timer)
             features = self._features(frame, timer)
@@ -118,12 +123,22 @@ class LoopDetector:
             candidates = self._search.propose(keyframe, timer)
             query = Query(keyframe, features, self._camera_for(frame.image), self._mask(frame))
             candidates = self._judge.decide(query, candidates, timer)
-            closures = _closures(keyframe.id, candidates)
-            status = _overall_status(candidates)
+            with timer.stage("consistency"):
+                agreed = self._agreement.judge(keyframe, candidates)
+            closures = _closures(keyframe.id, agreed.candidates)
+            status = _overall_status(agreed.candidates)
 
             with timer.stage("store"):
-                self._store(frame, keyframe, status, candidates, closures)
-            return Update(keyframe, tuple(candidates), closures, status, timer.timings_ms())
+                self._store(frame, keyframe, status, agreed, closures)
+            return Update(
+                keyframe,
+                tuple(agreed.candidates),
+                closures,
+                status,
+                timer.timings_ms(),
+                agreed.released,
+                agreed.doubtful,
+            )
 
     def relocalize(self, frame: Frame, *, include_recent: bool = True) -> Update:
         """Where in the known map am I? No prior, no memory of earlier frames, nothing is stored.
@@ -168,7 +183,7 @@ class LoopDetector:
     def _features(self, frame: Frame, timer: StageTimer) -> LocalFeatures | None:
         """Local features, or None for an image that cannot be told from others (blank, covered, dark)."""
         with timer.stage("features"):
-            if float(frame.image.std()) < self.config.recognisable.min_contrast:
+            if not self._has_contrast(frame.image):
                 return None
             features = self._extractor.extract(
                 frame.image,
@@ -178,6 +193,9 @@ class LoopDetector:
                 mask=self._mask(frame),
             )
             return features if len(features) >= self.config.recognisable.min_keypoints else None
+
+    def _has_contrast(self, image: Image) -> bool:
+        return float(image.std()) >= self.config.recognisable.min_contrast
 
     def _keyframe(self, frame: Frame, features: LocalFeatures, timer: StageTimer) -> Keyframe:
         with timer.stage("encode"):
@@ -203,19 +221,21 @@ class LoopDetector:
         frame: Frame,
         keyframe: Keyframe,
         status: Status,
-        candidates: Sequence[Candidate],
+        agreed: Agreed,
         closures: tuple[LoopClosure, ...],
     ) -> None:
         kept = keyframe if self.config.store.features else replace(keyframe, features=None)
         thumbnail = (
             _thumbnail(frame.image, self.config.store.thumbnail_width_px) if self.config.store.thumbnails else None
         )
-        self.map_store.add_keyframe(kept, status=status, thumbnail=thumbnail, closures=closures)
+        stored = (*agreed.released, *closures)
+        self.map_store.add_keyframe(kept, status=status, thumbnail=thumbnail, closures=stored)
         # Only what the map has acknowledged may influence the next frame.
         self._gate.keep(frame, keyframe.descriptor)
         self._path.add(keyframe.id, keyframe.T_odom_base)
         self._search.remember(keyframe)
-        self._judge.remember(keyframe, candidates, closures)
+        self._judge.remember(keyframe, agreed.candidates, stored)
+        self._agreement.remember(keyframe, agreed)
         self._observe_static_pixels(frame)
 
     def _camera_for(self, image: Image) -> Camera | None:
@@ -248,14 +268,6 @@ class LoopDetector:
         if session_id is not None and session_id not in ids:
             raise MapError(f"the map holds no session {session_id} to resume; it has {ids}")
         return ids[-1] if session_id is None else session_id
-
-    def _path_so_far(self) -> DrivenPath:
-        """Empty for a new session; for a resumed one, what it has driven until now."""
-        path = DrivenPath(self.config.odometry)
-        for info in self.map_store.infos():
-            if info.session == self._session:
-                path.add(info.id, info.T_odom_base)
-        return path
 
     def _recall_last_keyframe(self) -> None:
         """A resumed session compares its first frame with the last keyframe, as if it had never stopped."""
@@ -315,22 +327,25 @@ def _no_keyframe(status: Status, timer: StageTimer) -> Update:
 
 
 def _closures(query_id: int, candidates: Sequence[Candidate]) -> tuple[LoopClosure, ...]:
-    return tuple(
-        LoopClosure(query_id, c.reference_id, c.similarity, c.probability, c.verification, c.odom_mahalanobis)
-        for c in candidates
-        if c.status is Status.ACCEPTED
-    )
+    return tuple(closure_of(query_id, c) for c in candidates if c.status is Status.ACCEPTED)
 
 
 def _overall_status(candidates: Sequence[Candidate]) -> Status:
     """The status of the candidate that came furthest."""
     if not candidates:
         return Status.NO_CANDIDATE
-    return max((candidate.status for candidate in candidates), key=PROGRESS.index)
+    return max(candidates, key=_progress).status
+
+
+def _progress(candidate: Candidate) -> int:
+    if candidate.status is Status.ODOM_INCONSISTENT and candidate.verification is None:
+        return PROGRESS.index(Status.SUPPRESSED)  # refused before any geometry
+    return PROGRESS.index(candidate.status)
 
 
 PROGRESS: tuple[Status, ...] = (
     Status.NOT_A_KEYFRAME,
+    Status.FROZEN,
     Status.UNRECOGNISABLE,
     Status.NO_CANDIDATE,
     Status.LOW_SIMILARITY,
@@ -348,6 +363,8 @@ PROGRESS: tuple[Status, ...] = (
     Status.FAILED_SEQUENCE,
     Status.GRAVITY,
     Status.ODOM_INCONSISTENT,
+    Status.CONTRADICTED,
+    Status.UNCONFIRMED,
     Status.ACCEPTED,
 )
 """How far each status stands along the pipeline."""

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from progeo_edge.config import Config
-from progeo_edge.geometry import Camera
+from progeo_edge.consistency import DrivenPath, OdometryCheck, Prediction
+from progeo_edge.geometry import Camera, FloatArray
 from progeo_edge.map_store import MapStore
-from progeo_edge.odometry import DrivenPath, OdometryCheck
 from progeo_edge.place_graph import PlaceGraph
 from progeo_edge.sequence import SequenceCheck
 from progeo_edge.timing import StageTimer
@@ -48,19 +48,21 @@ class Judge:
         self._path = path
         self._session = current_session
         self._verifier = Verifier(config.verification)
-        self._odometry = OdometryCheck(config.odometry)
+        self._odometry = OdometryCheck(config)
         self._graph = _place_graph(map_store)
         self._sequence = SequenceCheck(config.sequence, self._graph)
         self._cameras = {session.id: session.camera for session in map_store.sessions()}
-        self._infos = {info.id: (info.session, info.T_odom_base) for info in map_store.infos()}
+        self._session_of = {info.id: info.session for info in map_store.infos()}
         self._reference_features: OrderedDict[int, LocalFeatures | None] = OrderedDict()
 
     def decide(self, query: Query, candidates: Sequence[Candidate], timer: StageTimer) -> list[Candidate]:
         """Give every candidate its final status, in the given order.
 
-        Candidates that the last keyframes support are verified first. What is left of the budget goes to the others,
-        which are believed only with `sequence.strong_inliers` inliers.
+        What odometry puts out of reach is refused before any geometry. Candidates that the last keyframes support are
+        verified first. What is left of the budget goes to the others, which are believed only with
+        `sequence.strong_inliers` inliers.
         """
+        candidates = [self._refuse_unreachable(query.keyframe, candidate) for candidate in candidates]
         with timer.stage("sequence"):
             supported = {c.reference_id for c in candidates if _is_open(c) and self._sequence.passes(c.reference_id)}
         return self._verify_in_order(query, candidates, supported, timer)
@@ -71,7 +73,7 @@ class Judge:
 
     def remember(self, keyframe: Keyframe, candidates: Sequence[Candidate], closures: Sequence[LoopClosure]) -> None:
         """The keyframe is in the map with these closures."""
-        self._infos[keyframe.id] = (keyframe.session, keyframe.T_odom_base)
+        self._session_of[keyframe.id] = keyframe.session
         self._graph.add_keyframe(keyframe.id, keyframe.session)
         for closure in closures:
             self._graph.add_closure(closure.query_id, closure.reference_id)
@@ -104,7 +106,7 @@ class Judge:
             reference = self._features_of(candidate.reference_id)
             if reference is None:
                 return replace(candidate, status=Status.FEW_MATCHES, verification=Verification(Status.FEW_MATCHES))
-            session, _ = self._infos[candidate.reference_id]
+            session = self._session_of[candidate.reference_id]
             if session == query.keyframe.session and query.static_mask is not None:
                 reference = without_static_pixels(reference, query.static_mask)
             reference_camera = _at_size(self._cameras.get(session), reference.image_size_px)
@@ -115,19 +117,31 @@ class Judge:
         if not is_supported and verification.num_inliers < self._config.sequence.strong_inliers:
             return replace(candidate, status=Status.FAILED_SEQUENCE)
         with timer.stage("odometry"):
-            return self._compare_with_odometry(query.keyframe, candidate, verification)
+            return self._compare_with_odometry(query, candidate, verification)
 
-    def _compare_with_odometry(self, query: Keyframe, candidate: Candidate, verification: Verification) -> Candidate:
-        session, T_odom_reference = self._infos[candidate.reference_id]
-        T_odom_query = query.T_odom_base
-        comparable = self._config.odometry.enabled and session == self._session and verification.covariance is not None
-        if not comparable or T_odom_reference is None or T_odom_query is None:
+    def _refuse_unreachable(self, query: Keyframe, candidate: Candidate) -> Candidate:
+        prediction = self._predict(query, candidate.reference_id) if _is_open(candidate) else None
+        if prediction is None or self._odometry.is_reachable(prediction):
             return candidate
-        drift = self._path.covariance(candidate.reference_id, T_odom_query)
-        if drift is None:
+        return replace(candidate, status=Status.ODOM_INCONSISTENT)
+
+    def _compare_with_odometry(self, query: Query, candidate: Candidate, verification: Verification) -> Candidate:
+        prediction = self._predict(query.keyframe, candidate.reference_id)
+        if prediction is None:
             return candidate
-        status, distance = self._odometry.judge(verification, T_odom_reference, T_odom_query, drift)
+        reference_camera = self._cameras.get(self._session_of[candidate.reference_id])
+        status, distance = self._odometry.judge(
+            verification, prediction, _lever_m(query.camera), _lever_m(reference_camera)
+        )
         return replace(candidate, status=status, odom_mahalanobis=distance)
+
+    def _predict(self, query: Keyframe, reference_id: int) -> Prediction | None:
+        """What odometry says; None without it, or for a reference of another session."""
+        if not self._config.odometry.enabled or query.T_odom_base is None:
+            return None
+        if self._session_of[reference_id] != self._session:
+            return None
+        return self._path.predict(reference_id, query.T_odom_base)
 
     def _features_of(self, reference_id: int) -> LocalFeatures | None:
         """Stored features; the places just looked at are likely to be asked for again."""
@@ -161,6 +175,10 @@ def without_static_pixels(features: LocalFeatures, mask: NDArray[np.uint8]) -> L
         descriptors=features.descriptors[keep],
         points_m=None if features.points_m is None else features.points_m[keep],
     )
+
+
+def _lever_m(camera: Camera | None) -> FloatArray:
+    return np.zeros(3) if camera is None else camera.T_base_camera[:3, 3]
 
 
 def _is_open(candidate: Candidate) -> bool:

@@ -56,7 +56,14 @@ class Status(str, Enum):
     GRAVITY = "GRAVITY"
     """Roll and pitch of the relative pose contradict the odometry's gravity direction."""
     ODOM_INCONSISTENT = "ODOM_INCONSISTENT"
-    """The relative pose contradicts the odometry by more than its drift allows."""
+    """The relative pose contradicts the odometry by more than its drift allows; without a verification: reference and
+    query are too far apart by odometry to be one place, so that the geometry was not even tried."""
+    CONTRADICTED = "CONTRADICTED"
+    """The closure contradicts others nearby, and more of them than agree with it; it is withheld."""
+    FROZEN = "FROZEN"
+    """The camera delivers the same picture over and over, while the robot moves or for too long."""
+    UNCONFIRMED = "UNCONFIRMED"
+    """Withheld until other closures agree with it (`consistency.pcm`)."""
 
 
 class PoseKind(str, Enum):
@@ -206,8 +213,9 @@ class Candidate:
             re-ranking.
         probability: Calibrated probability of being the same place; None without calibration.
         verification: Present when the geometry was tried.
-        odom_mahalanobis: Distance to the odometry's prediction (6 degrees of freedom when METRIC, else the rotation's
-            3); None without odometry or pose.
+        odom_mahalanobis: Distance to the odometry's prediction (6 degrees of freedom when METRIC, 5 when UP_TO_SCALE,
+            else the rotation's 3); None without odometry or pose.
+        contradicts: Query ids of the closures that it contradicts.
     """
 
     reference_id: int
@@ -217,6 +225,7 @@ class Candidate:
     probability: float | None = None
     verification: Verification | None = None
     odom_mahalanobis: float | None = None
+    contradicts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -250,6 +259,9 @@ class Update:
         closures: The accepted ones; empty when there is none.
         status: ACCEPTED when there is a closure, otherwise the reason why there is none.
         timings_ms: Milliseconds per stage, in order of execution.
+        released: Closures of earlier keyframes that were withheld until now (`consistency.pcm`), `query_id` says
+            which; stored together with this keyframe.
+        doubtful: Query and reference id of closures published earlier that most others contradict by now.
     """
 
     keyframe: Keyframe | None
@@ -257,3 +269,5 @@ class Update:
     closures: tuple[LoopClosure, ...] = ()
     status: Status = Status.NO_CANDIDATE
     timings_ms: dict[str, float] = field(default_factory=dict)
+    released: tuple[LoopClosure, ...] = ()
+    doubtful: tuple[tuple[int, int], ...] = ()
