@@ -1,6 +1,6 @@
 """Drive a robot where it could be deceived, and print what it said.
 
-    python -m tools.adversarial            # everything, some minutes
+    python -m tools.adversarial            # everything, half an hour
     python -m tools.adversarial corridor   # the scenarios whose names contain this
 
 A closure is false when its two keyframes are more than 8 m or a floor apart, or when its pose is wrong: by a metre, by
@@ -33,6 +33,11 @@ class Result:
     closures: int = 0
     false: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
+
+    def is_as_wanted(self, scenario: Scenario) -> bool:
+        """No false closure, and the statuses that say why."""
+        shares = scenario.shares.items()
+        return self.false == 0 and all(self.statuses[status.value] >= share * self.frames for status, share in shares)
 
 
 def go_through(scenario: Scenario, encoder: Encoder, config: Config) -> Result:
@@ -78,17 +83,20 @@ def main(wanted: str = "", scale: float = 1.0) -> int:
     """Print the table; returns the number of scenarios that failed though they need not."""
     config = load_config(overrides=("budget.deadline_ms=0",))
     encoder = load_encoder("vlad")
-    print("| scenario | frames | keyframes | closures | false | statuses |\n|---|---:|---:|---:|---:|---|")
+    print(
+        "| scenario | frames | keyframes | closures | false | as wanted | statuses |\n|---|---:|---:|---:|---:|---|---|"
+    )
     failed = 0
     for scenario in scenarios(scale):
         if wanted not in scenario.name:
             continue
         result = go_through(scenario, encoder, config)
-        failed += scenario.possible and result.false > 0
+        as_wanted = result.is_as_wanted(scenario)
+        failed += scenario.possible and not as_wanted
+        verdict = ("yes" if as_wanted else "NO") if scenario.possible else "cannot be told"
         statuses = ", ".join(f"{status} {count}" for status, count in result.statuses.most_common())
-        name = scenario.name if scenario.possible else f"{scenario.name} (cannot be told)"
         numbers = (result.frames, result.keyframes, result.closures, result.false)
-        print(f"| {name} | {' | '.join(map(str, numbers))} | {statuses} |", flush=True)
+        print(f"| {scenario.name} | {' | '.join(map(str, numbers))} | {verdict} | {statuses} |", flush=True)
     return failed
 
 
