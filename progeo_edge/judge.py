@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from progeo_edge.config import Config
-from progeo_edge.consistency import DrivenPath, OdometryCheck, Prediction
+from progeo_edge.consistency import DrivenPath, OdometryCheck, Prediction, StuckToTheLens
 from progeo_edge.geometry import Camera, FloatArray
 from progeo_edge.map_store import MapStore
 from progeo_edge.place_graph import PlaceGraph
@@ -49,6 +49,7 @@ class Judge:
         self._session = current_session
         self._verifier = Verifier(config.verification)
         self._odometry = OdometryCheck(config)
+        self._lens = StuckToTheLens()
         self._graph = _place_graph(map_store)
         self._sequence = SequenceCheck(config.sequence, self._graph)
         self._cameras = {session.id: session.camera for session in map_store.sessions()}
@@ -74,6 +75,7 @@ class Judge:
     def remember(self, keyframe: Keyframe, candidates: Sequence[Candidate], closures: Sequence[LoopClosure]) -> None:
         """The keyframe is in the map with these closures."""
         self._session_of[keyframe.id] = keyframe.session
+        self._lens.remember(keyframe.features)
         self._graph.add_keyframe(keyframe.id, keyframe.session)
         for closure in closures:
             self._graph.add_closure(closure.query_id, closure.reference_id)
@@ -114,6 +116,8 @@ class Judge:
         candidate = replace(candidate, status=verification.status, verification=verification)
         if candidate.status is not Status.ACCEPTED:
             return candidate
+        if self._lens.explains(verification, query.features.image_size_px):
+            return replace(candidate, status=Status.DEGENERATE)
         if not is_supported and verification.num_inliers < self._config.sequence.strong_inliers:
             return replace(candidate, status=Status.FAILED_SEQUENCE)
         with timer.stage("odometry"):

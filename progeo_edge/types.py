@@ -48,7 +48,7 @@ class Status(str, Enum):
     """The inliers crowd on one object instead of covering the image."""
     HIGH_REPROJECTION_ERROR = "HIGH_REPROJECTION_ERROR"
     DEGENERATE = "DEGENERATE"
-    """The geometry does not determine a relative pose."""
+    """The geometry does not determine a relative pose, or what agrees sticks to the lens and not to a place."""
     TOO_FAR = "TOO_FAR"
     """The metric translation is longer than two views of one place can be apart."""
     INCONSISTENT_POSES = "INCONSISTENT_POSES"

@@ -3,6 +3,7 @@
 from progeo_edge.consistency.agreement import Agreed, ClosureAgreement, closure_of
 from progeo_edge.consistency.drift import DrivenPath, Drives, Prediction
 from progeo_edge.consistency.frozen import FrozenCamera
+from progeo_edge.consistency.lens import StuckToTheLens
 from progeo_edge.consistency.odometry import OdometryCheck
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "FrozenCamera",
     "OdometryCheck",
     "Prediction",
+    "StuckToTheLens",
     "closure_of",
 ]
