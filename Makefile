@@ -36,5 +36,10 @@ $(VENV)/.dev: $(UV) pyproject.toml
 	$(UV) pip install --quiet -e '.[onnx,graph,bags,train,export]' -e ros_bridge/progeo_ros --group dev
 	touch $@
 
+# The real g2o, which tests of the pose graph solve with; without wheels for this machine they skip.
+.venv-g2o: $(UV) pyproject.toml
+	$(UV) venv --quiet --clear --python $(BIN)/python $@
+	VIRTUAL_ENV=$(CURDIR)/$@ $(UV) pip install --quiet --group g2o
+
 clean:
-	rm -rf $(VENV) demo dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-g2o demo dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from progeo_edge.errors import ProgeoError as ProgeoError
     from progeo_edge.geometry import Camera as Camera
     from progeo_edge.map_store import MapStore as MapStore
+    from progeo_edge.relocalisation import Relocaliser as Relocaliser
     from progeo_edge.sources import open_source as open_source
     from progeo_edge.types import Frame as Frame
     from progeo_edge.types import LoopClosure as LoopClosure
+    from progeo_edge.types import Relocalisation as Relocalisation
     from progeo_edge.types import Status as Status
     from progeo_edge.types import Update as Update
 
@@ -32,6 +34,8 @@ _HOME = {
     "LoopDetector": "detector",
     "MapStore": "map_store",
     "ProgeoError": "errors",
+    "Relocalisation": "types",
+    "Relocaliser": "relocalisation",
     "Status": "types",
     "Update": "types",
     "load_camera": "camera_file",

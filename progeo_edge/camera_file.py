@@ -1,4 +1,4 @@
-"""Calibration files -> Camera: our own YAML and the camera_info YAML of ROS."""
+"""Calibration files -> Camera, or the cameras of a rig: our own YAML and the camera_info YAML of ROS."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from progeo_edge.errors import ConfigError, InputError
-from progeo_edge.geometry import Camera, FloatArray, check_transform
+from progeo_edge.geometry import Camera, Cameras, FloatArray, check_transform
 
 Model = Literal["pinhole", "fisheye"]
 
@@ -39,6 +39,24 @@ def load_camera(path: str | Path) -> Camera:
         path: YAML file.
 
     Raises:
+        ConfigError: unreadable, an unknown key, a value that no camera has, or a rig.
+    """
+    cameras = load_cameras(path)
+    if not isinstance(cameras, Camera):
+        raise ConfigError(f"camera file {path} holds the rig {', '.join(cameras)}; expected one camera")
+    return cameras
+
+
+def load_cameras(path: str | Path) -> Cameras:
+    """Read the calibration of one camera, as `load_camera`, or of a rig.
+
+    The file of a rig has the names of its cameras on top, and under each name a calibration in either layout with
+    `T_base_camera`, which a rig cannot do without.
+
+    Args:
+        path: YAML file.
+
+    Raises:
         ConfigError: unreadable, an unknown key, or a value that no camera has.
     """
     try:
@@ -48,9 +66,46 @@ def load_camera(path: str | Path) -> Camera:
     if not isinstance(values, dict):
         raise ConfigError(f"camera file {path} holds a {type(values).__name__}; expected keys such as 'fx_px: 525.0'")
     try:
-        return camera_from_ros(values) if "camera_matrix" in values else camera_from_dict(values)
+        return cameras_from_dict(values)
     except ConfigError as error:
         raise ConfigError(f"camera file {path}: {error}") from None
+
+
+def cameras_from_dict(values: Mapping[str, Any]) -> Cameras:
+    """One camera, or a rig by name, from what `load_cameras` reads; the inverse of `cameras_to_dict`.
+
+    Raises:
+        ConfigError: unknown or missing key, or a value that no camera has.
+    """
+    if not values or not all(isinstance(value, Mapping) for value in values.values()):
+        return _camera_of_either_layout(values)
+    return {_checked_name(name): _rig_camera(name, camera) for name, camera in values.items()}
+
+
+def cameras_to_dict(cameras: Cameras) -> dict[str, Any]:
+    """Plain values of one camera, or those of a rig's cameras by name."""
+    if isinstance(cameras, Camera):
+        return cameras.to_dict()
+    return {name: camera.to_dict() for name, camera in cameras.items()}
+
+
+def _rig_camera(name: str, values: Mapping[str, Any]) -> Camera:
+    if "T_base_camera" not in values:
+        raise ConfigError(f"camera {name!r} of the rig lacks T_base_camera; say how each camera is mounted on the base")
+    try:
+        return _camera_of_either_layout(values)
+    except ConfigError as error:
+        raise ConfigError(f"camera {name!r} of the rig: {error}") from None
+
+
+def _checked_name(name: object) -> str:
+    if not isinstance(name, str) or not name:
+        raise ConfigError(f"camera name {name!r} of the rig is no text; put a name such as front there")
+    return name
+
+
+def _camera_of_either_layout(values: Mapping[str, Any]) -> Camera:
+    return camera_from_ros(values) if "camera_matrix" in values else camera_from_dict(values)
 
 
 def camera_from_dict(values: Mapping[str, Any]) -> Camera:
@@ -79,8 +134,8 @@ def camera_from_dict(values: Mapping[str, Any]) -> Camera:
 def camera_from_ros(values: Mapping[str, Any]) -> Camera:
     """A camera from the values of a ROS camera_info YAML.
 
-    Optical frame and base frame are taken as one, since the file does not say how the camera is mounted; a right
-    camera's projection matrix gives the baseline.
+    Optical frame and base frame are taken as one, unless a key `T_base_camera` was added that says how the camera is
+    mounted; a right camera's projection matrix gives the baseline.
 
     Raises:
         ConfigError: missing key, unknown distortion model, or a value that no camera has.
@@ -99,7 +154,8 @@ def camera_from_ros(values: Mapping[str, Any]) -> Camera:
     if model == "fisheye" and distortion.size == 0:
         distortion = np.zeros(4)
     size = (_side(values, "image_width"), _side(values, "image_height"))
-    return _checked(model, size, K, distortion, np.eye(4), _ros_baseline(values.get("projection_matrix")))
+    mounting = values.get("T_base_camera", np.eye(4))
+    return _checked(model, size, K, distortion, mounting, _ros_baseline(values.get("projection_matrix")))
 
 
 def _checked(

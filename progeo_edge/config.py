@@ -85,6 +85,20 @@ class SequenceConfig(Section):
     )
 
 
+class CalibrationConfig(Section):
+    """Thresholds learned without labels, stated as what a user can judge: false closures per hour."""
+
+    enabled: bool = Field(True, description="off: nothing is learned, and gate.min_similarity and the sequence decide")
+    max_false_per_hour: float = Field(
+        1.0, gt=0, description="false closures per hour that the gate before the geometry may let through"
+    )
+    impostor_distance_m: float = Field(
+        20.0, gt=0, description="with odometry: keyframes further apart than this, and than its drift, are two places"
+    )
+    min_queries: int = Field(100, ge=50, description="keyframes with an impostor before a calibration is in force")
+    refit_growth: float = Field(0.1, gt=0, le=1, description="share of new keyframes after which it is learned anew")
+
+
 class VerificationConfig(Section):
     """The geometric test."""
 
@@ -175,6 +189,23 @@ class BudgetConfig(Section):
     deadline_ms: float = Field(150.0, ge=0, description="no verification starts after this time per query; 0 = none")
 
 
+class RelocalisationConfig(Section):
+    """Where in a known map did the robot wake up."""
+
+    max_frames: int = Field(10, ge=1, le=100, description="views that may vote; the last ones when there were more")
+    min_probability: float = Field(0.95, gt=0, lt=1, description="less is no match")
+    prior_probability: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description="without calibration: probability that a candidate is the right place before its geometry is known",
+    )
+    agreement_m: float = Field(
+        1.0, gt=0, description="two votes for one place may lie this far apart, besides the drift between them"
+    )
+    agreement_deg: float = Field(10.0, gt=0, description="and be turned by this angle")
+
+
 class StoreConfig(Section):
     """What the map keeps."""
 
@@ -194,10 +225,12 @@ class Config(Section):
     search: SearchConfig = SearchConfig()
     gate: GateConfig = GateConfig()
     sequence: SequenceConfig = SequenceConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
     verification: VerificationConfig = VerificationConfig()
     odometry: OdometryConfig = OdometryConfig()
     consistency: ConsistencyConfig = ConsistencyConfig()
     budget: BudgetConfig = BudgetConfig()
+    relocalisation: RelocalisationConfig = RelocalisationConfig()
     store: StoreConfig = StoreConfig()
 
 
@@ -205,6 +238,7 @@ PROFILES: dict[str, dict[str, Any]] = {
     "conservative": {},
     "balanced": {
         "sequence": {"strong_inliers": 30},
+        "calibration": {"max_false_per_hour": 10.0},
         "verification": {
             "min_inliers": 20,
             "min_inliers_uncalibrated": 30,
@@ -212,7 +246,11 @@ PROFILES: dict[str, dict[str, Any]] = {
             "min_coverage": 0.05,
         },
     },
-    "recall": {"sequence": {"enabled": False}, "verification": {"enabled": False}},
+    "recall": {
+        "sequence": {"enabled": False},
+        "calibration": {"max_false_per_hour": 100.0},
+        "verification": {"enabled": False},
+    },
 }
 """What each profile changes against the defaults. Anything set by the user wins."""
 

@@ -20,6 +20,11 @@ STEP_FLOOR_M = 0.005
 STEP_FLOOR_DEG = 0.05
 TURN_SHARE = 0.02
 """Standard deviation of a turn as a share of its angle: a robot that turns on the spot drifts without driving."""
+STILL_M = 1e-6
+STILL_RAD = 1e-6
+RIGID_M = 1e-4
+RIGID_DEG = 1e-3
+"""What ties keyframes of one and the same pose, as a rig makes them at one moment; a pose graph cannot take zero."""
 UNKNOWN_M = 1000.0
 """Standard deviation stated for a translation that nothing is known of."""
 
@@ -72,7 +77,7 @@ def odometry_constraints(
     for chain in chains(poses, sessions):
         for first, second in pairwise(chain):
             T_first_second = invert(poses[first]) @ poses[second]
-            result.append(Constraint(first, second, T_first_second, step_covariance(T_first_second, config)))
+            result.append(Constraint(first, second, T_first_second, keyframe_step_covariance(T_first_second, config)))
     return result
 
 
@@ -85,6 +90,17 @@ def step_covariance(T_first_second: Transform, config: OdometryConfig) -> FloatA
     drift_rad_per_m, floor_rad = np.radians(config.drift_deg_per_m), np.radians(STEP_FLOOR_DEG)
     variance_rad2 = drift_rad_per_m**2 * correlated_m2 + turn_rad**2 + floor_rad**2
     return np.diag([variance_m2] * 3 + [variance_rad2] * 3)
+
+
+def keyframe_step_covariance(T_first_second: Transform, config: OdometryConfig) -> FloatArray:
+    """(6, 6) covariance of the step from one keyframe to the next: rigid where both have one and the same pose.
+
+    That is so for the images of one moment of a rig. A robot that stands still makes no keyframes.
+    """
+    distance_m = float(np.linalg.norm(T_first_second[:3, 3]))
+    if distance_m < STILL_M and rotation_angle(T_first_second[:3, :3]) < STILL_RAD:
+        return np.diag([RIGID_M**2] * 3 + [np.radians(RIGID_DEG) ** 2] * 3)
+    return step_covariance(T_first_second, config)
 
 
 def metric_constraint(closure: LoopClosure) -> Constraint | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -11,16 +11,19 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from progeo_edge.calibration import Calibration, Calibrator, MapSizes
 from progeo_edge.candidates import CandidateSearch
 from progeo_edge.config import Config, config_to_yaml
 from progeo_edge.consistency import Agreed, ClosureAgreement, DrivenPath, Drives, FrozenCamera, closure_of
 from progeo_edge.encoders import Encoder
 from progeo_edge.errors import InputError, MapError
-from progeo_edge.geometry import Camera, check_transform
+from progeo_edge.geometry import Camera, Cameras, camera_named, check_transform
 from progeo_edge.judge import Judge, Query
 from progeo_edge.keyframe_gate import KeyframeGate
 from progeo_edge.map_store import MapStore
+from progeo_edge.moments import Moments
 from progeo_edge.reranking import describe_appearance
+from progeo_edge.static_masks import StaticMasks
 from progeo_edge.timing import StageTimer
 from progeo_edge.types import (
     Candidate,
@@ -32,7 +35,7 @@ from progeo_edge.types import (
     Status,
     Update,
 )
-from progeo_edge.verification import FeatureExtractor, StaticPixelMask
+from progeo_edge.verification import FeatureExtractor
 
 RELOCALISATION_QUERY_ID = -1
 
@@ -43,21 +46,22 @@ class LoopDetector:
     Args:
         encoder: Image -> descriptor; its fingerprint must be the map's.
         map_store: Where keyframes and closures are kept. A read-only map can only be asked by `relocalize`.
-        camera: Intrinsics and mounting; None gives closures without a pose.
+        camera: Intrinsics and mounting; of a rig a mapping from the names that `Frame.camera` gives. None gives
+            closures without a pose.
         config: Settings; None for the conservative defaults.
         session: Name of this run in the map.
         resume: Continue the last session of the map instead of starting a new one.
         session_id: Continue this session of the map, which need not be the last one.
 
     Raises:
-        MapError: the map belongs to another model, or there is no such session to resume.
+        MapError: the map belongs to another model, or there is no such session to resume, or its rig is another one.
     """
 
     def __init__(
         self,
         encoder: Encoder,
         map_store: MapStore,
-        camera: Camera | None = None,
+        camera: Cameras | None = None,
         config: Config | None = None,
         *,
         session: str = "run",
@@ -73,21 +77,34 @@ class LoopDetector:
         self.config = config or Config()
         self.encoder = encoder
         self.map_store = map_store
-        self._camera = camera
+        self._cameras = camera
         self._lock = threading.Lock()
         self._extractor = FeatureExtractor(self.config.verification)
-        self._static_mask = self._load_static_mask()
-        self._gate = KeyframeGate(self.config.keyframe)
-        self._frozen = FrozenCamera(self.config.recognisable, self.config.keyframe)
+        self._static_masks = StaticMasks(map_store, self.config.verification)
+        self._moments = Moments(map_store.infos())
+        self._gates: dict[str, KeyframeGate] = {}
+        self._watches: dict[str, FrozenCamera] = {}
         resume = resume or session_id is not None
         self._session = self._resumed_session(session_id) if resume else self._begin_session(session)
         drives = Drives(self.config.odometry, map_store.infos())
         self._path = DrivenPath(self.config.odometry) if self._session is None else drives.of(self._session)
         if resume:
-            self._recall_last_keyframe()
-        self._search = CandidateSearch(map_store, self.config, self._path, current_session=self._session)
-        self._judge = Judge(map_store, self.config, self._path, current_session=self._session)
+            self._recall_last_keyframes()
+        self._search = CandidateSearch(
+            map_store, self.config, self._path, current_session=self._session, moments=self._moments
+        )
+        self._judge = Judge(
+            map_store,
+            self.config,
+            self._path,
+            current_session=self._session,
+            moments=self._moments,
+            static_masks=self._static_masks,
+        )
         self._agreement = ClosureAgreement(map_store, self.config, drives, current_session=self._session)
+        self.calibrator = Calibrator(
+            map_store, self.config.calibration, self._judge.graph, self._path.covariance, self._positions_so_far()
+        )
 
     @property
     def session(self) -> int | None:
@@ -109,20 +126,27 @@ class LoopDetector:
             timer = StageTimer()
             with timer.stage("gate"):
                 _check_frame(frame)
-                if self._frozen.is_frozen(frame) and self._has_contrast(frame.image):
+                camera_named(self._cameras, frame.camera)
+                if self._watch_of(frame.camera).is_frozen(frame) and self._has_contrast(frame.image):
                     return _no_keyframe(Status.FROZEN, timer)
-                if not self._gate.has_moved(frame):
+                # What one camera of a rig found worth keeping, the others keep too: moments stay whole.
+                joins = self._moments.would_join(self._session, frame.stamp_ns, frame.camera)
+                gate = self._gate_of(frame.camera)
+                if not joins and not gate.has_moved(frame):
                     return _no_keyframe(Status.NOT_A_KEYFRAME, timer)
             features = self._features(frame, timer)
             if features is None:
                 return _no_keyframe(Status.UNRECOGNISABLE, timer)
             keyframe = self._keyframe(frame, features, timer)
-            if not self._gate.view_has_changed(frame, keyframe.descriptor):
+            if not joins and not gate.view_has_changed(frame, keyframe.descriptor):
                 return _no_keyframe(Status.NOT_A_KEYFRAME, timer)
 
             candidates = self._search.propose(keyframe, timer)
-            query = Query(keyframe, features, self._camera_for(frame.image), self._mask(frame))
-            candidates = self._judge.decide(query, candidates, timer)
+            num_searched = len(self._search)
+            candidates = self.calibrator.with_probabilities(candidates, frame.camera, num_searched)
+            query = Query(keyframe, features, self._camera_for(frame), self._mask(frame))
+            needed = self.calibrator.gate(frame.camera, num_searched)
+            candidates = self._judge.decide(query, candidates, timer, needed)
             with timer.stage("consistency"):
                 agreed = self._agreement.judge(keyframe, candidates)
             closures = _closures(keyframe.id, agreed.candidates)
@@ -130,6 +154,8 @@ class LoopDetector:
 
             with timer.stage("store"):
                 self._store(frame, keyframe, status, agreed, closures)
+            with timer.stage("calibrate"):
+                self._learn(keyframe, agreed.candidates, (*agreed.released, *closures), num_searched)
             return Update(
                 keyframe,
                 tuple(agreed.candidates),
@@ -159,18 +185,23 @@ class LoopDetector:
                 return _no_keyframe(Status.UNRECOGNISABLE, timer)
             keyframe = replace(self._keyframe(frame, features, timer), id=RELOCALISATION_QUERY_ID, T_odom_base=None)
             candidates = self._search.propose(keyframe, timer, relocalising=True, include_recent=include_recent)
-            query = Query(keyframe, features, self._camera_for(frame.image), self._mask(frame))
+            candidates = self.calibrator.with_probabilities(candidates, frame.camera, len(self._search))
+            query = Query(keyframe, features, self._camera_for(frame), self._mask(frame))
             candidates = self._judge.decide_alone(query, candidates, timer)
             closures = _closures(RELOCALISATION_QUERY_ID, candidates)
             return Update(None, tuple(candidates), closures, _overall_status(candidates), timer.timings_ms())
+
+    def calibration(self, camera: str = "cam0") -> Calibration | None:
+        """What the map has learned about telling its places apart; None before there is enough to learn from."""
+        return self.calibrator.calibration(camera)
 
     def close(self) -> None:
         """Keep beside and in the map what would have to be learned again. The map itself is complete at any time."""
         if self.map_store.read_only:
             return
         self._search.save_cache()
-        if self.config.verification.static_mask:
-            self.map_store.set_blob(STATIC_MASK_KEY, self._static_mask.to_bytes())
+        self.calibrator.save()
+        self._static_masks.save()
 
     def index_report(self) -> dict[str, object]:
         """Kind and size of the index, and its recall against exact search."""
@@ -187,7 +218,7 @@ class LoopDetector:
                 return None
             features = self._extractor.extract(
                 frame.image,
-                camera=self._camera_for(frame.image),
+                camera=self._camera_for(frame),
                 depth_m=frame.depth_m,
                 right=frame.right,
                 mask=self._mask(frame),
@@ -231,18 +262,36 @@ class LoopDetector:
         stored = (*agreed.released, *closures)
         self.map_store.add_keyframe(kept, status=status, thumbnail=thumbnail, closures=stored)
         # Only what the map has acknowledged may influence the next frame.
-        self._gate.keep(frame, keyframe.descriptor)
+        self._gate_of(frame.camera).keep(frame, keyframe.descriptor)
+        self._moments.add(keyframe)
         self._path.add(keyframe.id, keyframe.T_odom_base)
         self._search.remember(keyframe)
         self._judge.remember(keyframe, agreed.candidates, stored)
         self._agreement.remember(keyframe, agreed)
-        self._observe_static_pixels(frame)
+        self._static_masks.add(frame.camera, frame.image)
 
-    def _camera_for(self, image: Image) -> Camera | None:
-        camera = self._camera
+    def _learn(
+        self, keyframe: Keyframe, candidates: Sequence[Candidate], closures: tuple[LoopClosure, ...], num_searched: int
+    ) -> None:
+        """After the keyframe is acknowledged: what is learned of it decides about the next ones only."""
+        sizes = MapSizes(num_searched, self._search.num_of_session)
+        self.calibrator.observe(keyframe, self._search.ranked, candidates, closures, sizes)
+
+    def _gate_of(self, camera: str) -> KeyframeGate:
+        """Each camera has a gate of its own, so that none is starved by what another one keeps."""
+        return self._gates.setdefault(camera, KeyframeGate(self.config.keyframe))
+
+    def _watch_of(self, camera: str) -> FrozenCamera:
+        watch = self._watches.get(camera)
+        if watch is None:
+            watch = self._watches[camera] = FrozenCamera(self.config.recognisable, self.config.keyframe)
+        return watch
+
+    def _camera_for(self, frame: Frame) -> Camera | None:
+        camera = camera_named(self._cameras, frame.camera)
         if camera is None:
             return None
-        height_px, width_px = image.shape[:2]
+        height_px, width_px = frame.image.shape[:2]
         if (camera.width_px, camera.height_px) == (width_px, height_px):
             return camera
         if abs(camera.width_px * height_px - camera.height_px * width_px) > 0.01 * camera.width_px * height_px:
@@ -252,51 +301,44 @@ class LoopDetector:
             )
         return camera.scaled_to(width_px, height_px)
 
-    # -- session and static pixels -----------------------------------------------------------------------------------
+    # -- session --------------------------------------------------------------------------------------------------
 
     def _begin_session(self, name: str) -> int | None:
         if self.map_store.read_only:
             return None
-        return self.map_store.begin_session(name, camera=self._camera, config_yaml=config_to_yaml(self.config))
+        return self.map_store.begin_session(name, camera=self._cameras, config_yaml=config_to_yaml(self.config))
 
     def _resumed_session(self, session_id: int | None) -> int | None:
         if self.map_store.read_only:
             return None
-        ids = [session.id for session in self.map_store.sessions()]
-        if not ids:
+        sessions = {session.id: session for session in self.map_store.sessions()}
+        if not sessions:
             raise MapError("the map holds no session to resume; run without resume to start one")
-        if session_id is not None and session_id not in ids:
-            raise MapError(f"the map holds no session {session_id} to resume; it has {ids}")
-        return ids[-1] if session_id is None else session_id
+        if session_id is not None and session_id not in sessions:
+            raise MapError(f"the map holds no session {session_id} to resume; it has {list(sessions)}")
+        resumed = sessions[max(sessions) if session_id is None else session_id]
+        if _names(resumed.camera) != _names(self._cameras):
+            raise MapError(
+                f"session {resumed.id} was begun with {_names(resumed.camera) or 'one camera or none'}, this run has "
+                f"{_names(self._cameras) or 'one camera or none'}; resume with the same rig, or begin a new session"
+            )
+        return resumed.id
 
-    def _recall_last_keyframe(self) -> None:
-        """A resumed session compares its first frame with the last keyframe, as if it had never stopped."""
-        ids = [info.id for info in self.map_store.infos() if info.session == self._session]
-        if ids:
-            last = self.map_store.keyframe(ids[-1])
-            self._gate.keep(last, last.descriptor)
+    def _positions_so_far(self) -> dict[int, NDArray[np.float64]]:
+        """Positions by odometry of the keyframes of a resumed session."""
+        infos = [info for info in self.map_store.infos() if info.session == self._session]
+        return {info.id: info.T_odom_base[:3, 3] for info in infos if info.T_odom_base is not None}
+
+    def _recall_last_keyframes(self) -> None:
+        """A resumed session compares each camera's first frame with its last keyframe, as if it had never stopped."""
+        last = {info.camera: info.id for info in self.map_store.infos() if info.session == self._session}
+        for camera, keyframe_id in last.items():
+            keyframe = self.map_store.keyframe(keyframe_id)
+            self._gate_of(camera).keep(keyframe, keyframe.descriptor)
 
     def _mask(self, frame: Frame) -> NDArray[np.uint8] | None:
-        if not self.config.verification.static_mask:
-            return None
         height_px, width_px = frame.image.shape[:2]
-        return self._static_mask.mask(width_px, height_px)
-
-    def _observe_static_pixels(self, frame: Frame) -> None:
-        if self.config.verification.static_mask:
-            self._static_mask.add(frame.image)
-            if len(self.map_store) % STATIC_MASK_SAVED_EVERY == 0:
-                self.map_store.set_blob(STATIC_MASK_KEY, self._static_mask.to_bytes())
-
-    def _load_static_mask(self) -> StaticPixelMask:
-        saved = self.map_store.blob(STATIC_MASK_KEY)
-        if saved is None:
-            return StaticPixelMask(self.config.verification)
-        return StaticPixelMask.from_bytes(saved, self.config.verification)
-
-
-STATIC_MASK_KEY = "static_pixels"
-STATIC_MASK_SAVED_EVERY = 20
+        return self._static_masks.mask(frame.camera, (width_px, height_px))
 
 
 def _check_frame(frame: Frame) -> None:
@@ -312,6 +354,11 @@ def _check_frame(frame: Frame) -> None:
         )
     if frame.T_odom_base is not None:
         check_transform(frame.T_odom_base, f"frame {frame.name or frame.stamp_ns}: T_odom_base")
+
+
+def _names(cameras: Cameras | None) -> list[str]:
+    """Names of a rig's cameras; empty for one camera or none, which serve frames of any name."""
+    return sorted(cameras) if isinstance(cameras, Mapping) else []
 
 
 def _thumbnail(image: Image, max_width_px: int) -> Image:
@@ -365,6 +412,7 @@ PROGRESS: tuple[Status, ...] = (
     Status.ODOM_INCONSISTENT,
     Status.CONTRADICTED,
     Status.UNCONFIRMED,
+    Status.AMBIGUOUS,
     Status.ACCEPTED,
 )
 """How far each status stands along the pipeline."""

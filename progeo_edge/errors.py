@@ -25,3 +25,7 @@ class MapError(ProgeoError):
 
 class InputError(ProgeoError, ValueError):
     """An array handed to the library has a wrong shape, type or value."""
+
+
+class CalibrationError(ProgeoError):
+    """There is too little to learn a threshold from, or it does not tell places apart."""

@@ -23,7 +23,7 @@ class _Waiting:
     descriptor: Descriptor
     elapsed_ns: float
     travelled_m: float | None
-    number: int
+    moment: int
 
 
 class RecentKeyframes:
@@ -31,14 +31,15 @@ class RecentKeyframes:
 
     With odometry a keyframe leaves when it is both `time_s` old and `distance_m` back along the path, so that a robot
     that stands still does not close loops with itself. Without, when it is `time_s` old and `keyframes` others came
-    after it. Time and path are counted in forward steps: when a clock or an odometry starts anew, counting goes on
-    from there, and neither lets everything out nor waits for the old value to come back.
+    after it. The images of one moment of a rig count as one keyframe, and are never each other's past. Time and path
+    are counted in forward steps: when a clock or an odometry starts anew, counting goes on from there, and neither lets
+    everything out nor waits for the old value to come back.
     """
 
     def __init__(self, config: ExclusionConfig) -> None:
         self._config = config
         self._waiting: deque[_Waiting] = deque()
-        self._num_pushed = 0
+        self._num_moments = 0
         self._clock_ns = _ForwardCounter(jitter=CLOCK_JITTER_NS)
         self._path_m = _ForwardCounter(jitter=config.distance_m)
 
@@ -50,7 +51,9 @@ class RecentKeyframes:
         """Id and descriptor of those that wait, oldest first."""
         return iter([(item.id, item.descriptor) for item in self._waiting])
 
-    def push(self, keyframe_id: int, descriptor: Descriptor, stamp_ns: int, path_m: float | None) -> None:
+    def push(
+        self, keyframe_id: int, descriptor: Descriptor, stamp_ns: int, path_m: float | None, *, joins: bool = False
+    ) -> None:
         """Let the newest keyframe wait.
 
         Args:
@@ -58,24 +61,32 @@ class RecentKeyframes:
             descriptor: (D,) descriptor, handed back by `release`.
             stamp_ns: Time of its image.
             path_m: Metres driven until it, along the odometry; None without odometry.
+            joins: It is another image of the moment of the keyframe before.
 
         Raises:
             InputError: the path length is not finite or negative.
         """
         self._advance(stamp_ns, path_m)
         travelled_m = None if path_m is None else self._path_m.total
-        self._waiting.append(_Waiting(keyframe_id, descriptor, self._clock_ns.total, travelled_m, self._num_pushed))
-        self._num_pushed += 1
+        self._num_moments += not joins
+        moment = self._num_moments - 1
+        self._waiting.append(_Waiting(keyframe_id, descriptor, self._clock_ns.total, travelled_m, moment))
 
-    def release(self, stamp_ns: int, path_m: float | None) -> list[tuple[int, Descriptor]]:
+    def release(self, stamp_ns: int, path_m: float | None, *, joins: bool = False) -> list[tuple[int, Descriptor]]:
         """Take out what lies outside the window of a query at this time and place, oldest first.
+
+        Args:
+            stamp_ns: Time of the query.
+            path_m: Metres driven until it; None without odometry.
+            joins: The query is another image of the moment of the last keyframe.
 
         Raises:
             InputError: the path length is not finite or negative.
         """
         self._advance(stamp_ns, path_m)
+        moment = self._num_moments - joins
         released = []
-        while self._waiting and self._is_past(self._waiting[0], with_odometry=path_m is not None):
+        while self._waiting and self._is_past(self._waiting[0], moment, with_odometry=path_m is not None):
             item = self._waiting.popleft()
             released.append((item.id, item.descriptor))
         return released
@@ -86,12 +97,12 @@ class RecentKeyframes:
         self._waiting.clear()
         return drained
 
-    def _is_past(self, item: _Waiting, *, with_odometry: bool) -> bool:
-        if self._clock_ns.total - item.elapsed_ns < self._config.time_s * _NS_PER_S:
+    def _is_past(self, item: _Waiting, moment: int, *, with_odometry: bool) -> bool:
+        if item.moment == moment or self._clock_ns.total - item.elapsed_ns < self._config.time_s * _NS_PER_S:
             return False
         if with_odometry and item.travelled_m is not None:
             return self._path_m.total - item.travelled_m >= self._config.distance_m
-        return self._num_pushed - 1 - item.number >= self._config.keyframes
+        return moment - 1 - item.moment >= self._config.keyframes
 
     def _advance(self, stamp_ns: int, path_m: float | None) -> None:
         if path_m is not None:

@@ -5,8 +5,9 @@ Twists are (6,) ordered translation first, then rotation vector (REP 103): x y z
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import cv2
 import numpy as np
@@ -234,3 +235,23 @@ class Camera:
         if self.baseline_m is not None:
             result["baseline_m"] = self.baseline_m
         return result
+
+
+Cameras: TypeAlias = Camera | Mapping[str, Camera]
+"""One camera, whatever its frames call it; or the cameras of a rig by the name that `Frame.camera` gives."""
+
+
+def camera_named(cameras: Cameras | None, name: str) -> Camera | None:
+    """The camera that an image came from; None without calibration.
+
+    Raises:
+        InputError: the rig has no camera of this name.
+    """
+    if cameras is None or isinstance(cameras, Camera):
+        return cameras
+    if name not in cameras:
+        raise InputError(
+            f"camera {name!r} is not one of the rig's ({', '.join(cameras)}); name the camera of every frame as the "
+            "calibration does, or add this one to it"
+        )
+    return cameras[name]

@@ -9,12 +9,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from progeo_edge.calibration import Gate
 from progeo_edge.config import Config
 from progeo_edge.consistency import DrivenPath, OdometryCheck, Prediction, StuckToTheLens
-from progeo_edge.geometry import Camera, FloatArray
+from progeo_edge.geometry import Camera, FloatArray, camera_named
 from progeo_edge.map_store import MapStore
+from progeo_edge.moments import Moments
 from progeo_edge.place_graph import PlaceGraph
 from progeo_edge.sequence import SequenceCheck
+from progeo_edge.static_masks import StaticMasks
 from progeo_edge.timing import StageTimer
 from progeo_edge.types import Candidate, Keyframe, LocalFeatures, LoopClosure, Status, Verification
 from progeo_edge.verification import Verifier
@@ -42,56 +45,106 @@ class Query:
 class Judge:
     """Decides about candidates, and remembers what the next decisions depend on."""
 
-    def __init__(self, map_store: MapStore, config: Config, path: DrivenPath, *, current_session: int | None) -> None:
+    def __init__(
+        self,
+        map_store: MapStore,
+        config: Config,
+        path: DrivenPath,
+        *,
+        current_session: int | None,
+        moments: Moments | None = None,
+        static_masks: StaticMasks | None = None,
+    ) -> None:
+        """Make a judge for a map.
+
+        Args:
+            map_store: The map.
+            config: Settings.
+            path: The way driven in the current session.
+            current_session: Id of the session that queries belong to; None with a read-only map.
+            moments: Of the map's keyframes, shared with others; None reads them from the map.
+            static_masks: Of the cameras of the current session; None knows the query's mask only.
+        """
         self._map_store = map_store
         self._config = config
         self._path = path
         self._session = current_session
         self._verifier = Verifier(config.verification)
         self._odometry = OdometryCheck(config)
-        self._lens = StuckToTheLens()
-        self._graph = _place_graph(map_store)
+        self._lenses: dict[str, StuckToTheLens] = {}
+        self._moments = Moments(map_store.infos()) if moments is None else moments
+        self._static_masks = static_masks
+        self._graph = _place_graph(map_store, self._moments)
         self._sequence = SequenceCheck(config.sequence, self._graph)
         self._cameras = {session.id: session.camera for session in map_store.sessions()}
         self._session_of = {info.id: info.session for info in map_store.infos()}
+        self._camera_names = {info.id: info.camera for info in map_store.infos()}
         self._reference_features: OrderedDict[int, LocalFeatures | None] = OrderedDict()
 
-    def decide(self, query: Query, candidates: Sequence[Candidate], timer: StageTimer) -> list[Candidate]:
+    @property
+    def graph(self) -> PlaceGraph:
+        """Which keyframes see one place."""
+        return self._graph
+
+    def decide(
+        self, query: Query, candidates: Sequence[Candidate], timer: StageTimer, gate: Gate | None = None
+    ) -> list[Candidate]:
         """Give every candidate its final status, in the given order.
 
-        What odometry puts out of reach is refused before any geometry. Candidates that the last keyframes support are
-        verified first. What is left of the budget goes to the others, which are believed only with
-        `sequence.strong_inliers` inliers.
+        What odometry puts out of reach is refused before any geometry. Candidates that pass the calibrated gate, or
+        without one those that the last keyframes support, are verified first. What is left of the budget goes to the
+        others, which are believed only with `sequence.strong_inliers` inliers.
+
+        Args:
+            query: The keyframe asked about.
+            candidates: From the search.
+            timer: Stages are added.
+            gate: The calibrated gate; None without a calibration.
         """
         candidates = [self._refuse_unreachable(query.keyframe, candidate) for candidate in candidates]
         with timer.stage("sequence"):
-            supported = {c.reference_id for c in candidates if _is_open(c) and self._sequence.passes(c.reference_id)}
-        return self._verify_in_order(query, candidates, supported, timer)
+            candidates = self.with_support(query.keyframe, candidates, gate)
+        return self._verify_in_order(query, candidates, timer, unsupported=_status_without(gate))
+
+    def with_support(self, keyframe: Keyframe, candidates: Sequence[Candidate], gate: Gate | None) -> list[Candidate]:
+        """The candidates, with what comes before the geometry decided: `Candidate.supported`."""
+        joins = self._moments.would_join(keyframe.session, keyframe.stamp_ns, keyframe.camera)
+        return [
+            replace(c, supported=True) if _is_open(c) and self._is_supported(c, gate, joins) else c for c in candidates
+        ]
+
+    def _is_supported(self, candidate: Candidate, gate: Gate | None, joins: bool) -> bool:
+        if gate is None:
+            return self._sequence.passes(candidate.reference_id, joins=joins)
+        return gate.passes(candidate)
 
     def decide_alone(self, query: Query, candidates: Sequence[Candidate], timer: StageTimer) -> list[Candidate]:
         """As `decide`, without any memory of earlier keyframes (relocalisation)."""
-        return self._verify_in_order(query, candidates, {c.reference_id for c in candidates}, timer)
+        candidates = [replace(c, supported=_is_open(c)) for c in candidates]
+        return self._verify_in_order(query, candidates, timer, unsupported=Status.LOW_SIMILARITY)
 
     def remember(self, keyframe: Keyframe, candidates: Sequence[Candidate], closures: Sequence[LoopClosure]) -> None:
         """The keyframe is in the map with these closures."""
         self._session_of[keyframe.id] = keyframe.session
-        self._lens.remember(keyframe.features)
-        self._graph.add_keyframe(keyframe.id, keyframe.session)
+        self._camera_names[keyframe.id] = keyframe.camera
+        self._lens_of(keyframe.camera).remember(keyframe.features)
+        self._moments.add(keyframe)
+        joins = self._moments.joined(keyframe.id)
+        self._graph.add_keyframe(keyframe.id, keyframe.session, joins=joins)
         for closure in closures:
             self._graph.add_closure(closure.query_id, closure.reference_id)
         leading = [c.reference_id for c in candidates if c.status not in (Status.SUPPRESSED, Status.LOW_SIMILARITY)]
-        self._sequence.remember(leading)
+        self._sequence.remember(leading, joins=joins)
 
     def _verify_in_order(
-        self, query: Query, candidates: Sequence[Candidate], supported: set[int], timer: StageTimer
+        self, query: Query, candidates: Sequence[Candidate], timer: StageTimer, *, unsupported: Status
     ) -> list[Candidate]:
         decided = {c.reference_id: c for c in candidates}
         in_order = [c for c in candidates if _is_open(c)]
-        in_order.sort(key=lambda c: c.reference_id not in supported)
+        in_order.sort(key=lambda c: not c.supported)
         for rank, candidate in enumerate(in_order):
-            is_supported = candidate.reference_id in supported
-            if not is_supported and not self._may_bypass_sequence():
-                candidate = replace(candidate, status=Status.FAILED_SEQUENCE)
+            if not candidate.supported and not self._may_bypass_gate():
+                candidate = replace(candidate, status=unsupported)
             elif rank >= self._config.budget.max_verifications:
                 candidate = replace(candidate, status=Status.NOT_VERIFIED)
             elif self._is_late(timer):
@@ -99,27 +152,29 @@ class Judge:
             elif not self._config.verification.enabled:
                 candidate = replace(candidate, status=Status.ACCEPTED)
             else:
-                candidate = self._verify(query, candidate, is_supported, timer)
+                candidate = self._verify(query, candidate, timer, unsupported)
             decided[candidate.reference_id] = candidate
         return [decided[c.reference_id] for c in candidates]
 
-    def _verify(self, query: Query, candidate: Candidate, is_supported: bool, timer: StageTimer) -> Candidate:
+    def _verify(self, query: Query, candidate: Candidate, timer: StageTimer, unsupported: Status) -> Candidate:
         with timer.stage("verify"):
             reference = self._features_of(candidate.reference_id)
             if reference is None:
                 return replace(candidate, status=Status.FEW_MATCHES, verification=Verification(Status.FEW_MATCHES))
             session = self._session_of[candidate.reference_id]
-            if session == query.keyframe.session and query.static_mask is not None:
-                reference = without_static_pixels(reference, query.static_mask)
-            reference_camera = _at_size(self._cameras.get(session), reference.image_size_px)
+            camera_name = self._camera_names[candidate.reference_id]
+            static_mask = self._mask_of_reference(query, session, camera_name, reference.image_size_px)
+            if static_mask is not None:
+                reference = without_static_pixels(reference, static_mask)
+            reference_camera = _at_size(camera_named(self._cameras.get(session), camera_name), reference.image_size_px)
             verification = self._verifier.verify(query.features, reference, query.camera, reference_camera)
         candidate = replace(candidate, status=verification.status, verification=verification)
         if candidate.status is not Status.ACCEPTED:
             return candidate
-        if self._lens.explains(verification, query.features.image_size_px):
+        if self._sticks_to_the_lens(query, verification):
             return replace(candidate, status=Status.DEGENERATE)
-        if not is_supported and verification.num_inliers < self._config.sequence.strong_inliers:
-            return replace(candidate, status=Status.FAILED_SEQUENCE)
+        if not candidate.supported and verification.num_inliers < self._config.sequence.strong_inliers:
+            return replace(candidate, status=unsupported)
         with timer.stage("odometry"):
             return self._compare_with_odometry(query, candidate, verification)
 
@@ -133,7 +188,8 @@ class Judge:
         prediction = self._predict(query.keyframe, candidate.reference_id)
         if prediction is None:
             return candidate
-        reference_camera = self._cameras.get(self._session_of[candidate.reference_id])
+        cameras = self._cameras.get(self._session_of[candidate.reference_id])
+        reference_camera = camera_named(cameras, self._camera_names[candidate.reference_id])
         status, distance = self._odometry.judge(
             verification, prediction, _lever_m(query.camera), _lever_m(reference_camera)
         )
@@ -147,6 +203,25 @@ class Judge:
             return None
         return self._path.predict(reference_id, query.T_odom_base)
 
+    def _sticks_to_the_lens(self, query: Query, verification: Verification) -> bool:
+        """Only for keyframes: relocalisation may ask about the very image that the map holds."""
+        if query.keyframe.id < 0:
+            return False
+        return self._lens_of(query.keyframe.camera).explains(verification, query.features.image_size_px)
+
+    def _lens_of(self, camera: str) -> StuckToTheLens:
+        return self._lenses.setdefault(camera, StuckToTheLens())
+
+    def _mask_of_reference(
+        self, query: Query, session: int, camera: str, size_px: tuple[int, int]
+    ) -> NDArray[np.uint8] | None:
+        """Static pixels are known of the cameras of this session only."""
+        if session != query.keyframe.session:
+            return None
+        if camera == query.keyframe.camera:
+            return query.static_mask
+        return None if self._static_masks is None else self._static_masks.mask(camera, size_px)
+
     def _features_of(self, reference_id: int) -> LocalFeatures | None:
         """Stored features; the places just looked at are likely to be asked for again."""
         if reference_id not in self._reference_features:
@@ -156,7 +231,7 @@ class Judge:
         self._reference_features.move_to_end(reference_id)
         return self._reference_features[reference_id]
 
-    def _may_bypass_sequence(self) -> bool:
+    def _may_bypass_gate(self) -> bool:
         return self._config.verification.enabled and self._config.sequence.strong_inliers > 0
 
     def _is_late(self, timer: StageTimer) -> bool:
@@ -185,6 +260,11 @@ def _lever_m(camera: Camera | None) -> FloatArray:
     return np.zeros(3) if camera is None else camera.T_base_camera[:3, 3]
 
 
+def _status_without(gate: Gate | None) -> Status:
+    """Why a candidate is not believed that neither gate nor sequence supports."""
+    return Status.FAILED_SEQUENCE if gate is None else Status.LOW_SIMILARITY
+
+
 def _is_open(candidate: Candidate) -> bool:
     return candidate.status is Status.NOT_VERIFIED
 
@@ -195,10 +275,10 @@ def _at_size(camera: Camera | None, size_px: tuple[int, int]) -> Camera | None:
     return camera.scaled_to(*size_px)
 
 
-def _place_graph(map_store: MapStore) -> PlaceGraph:
+def _place_graph(map_store: MapStore, moments: Moments) -> PlaceGraph:
     graph = PlaceGraph()
     for info in map_store.infos():
-        graph.add_keyframe(info.id, info.session)
+        graph.add_keyframe(info.id, info.session, joins=moments.joined(info.id))
     for closure in map_store.closures():
         graph.add_closure(closure.query_id, closure.reference_id)
     return graph

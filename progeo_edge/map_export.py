@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from progeo_edge.atomic import write_text
+from progeo_edge.camera_file import cameras_to_dict
 from progeo_edge.errors import MapError
 from progeo_edge.geometry import quaternion_xyzw
 from progeo_edge.map_opening import plain_errors
@@ -156,7 +157,7 @@ def _summary(store: MapStore) -> dict[str, object]:
             "name": session.name,
             "started_ns": session.started_ns,
             "num_keyframes": session.num_keyframes,
-            "camera": None if session.camera is None else session.camera.to_dict(),
+            "camera": None if session.camera is None else cameras_to_dict(session.camera),
             "config": session.config_yaml,
         }
         for session in store.sessions()

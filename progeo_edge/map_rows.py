@@ -9,8 +9,8 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 
-from progeo_edge.camera_file import camera_from_dict
-from progeo_edge.geometry import Camera
+from progeo_edge.camera_file import cameras_from_dict, cameras_to_dict
+from progeo_edge.geometry import Cameras
 from progeo_edge.map_blobs import pack_pixels, pack_transform, unpack_pixels, unpack_transform
 from progeo_edge.map_schema import PARTS, SqlValue
 from progeo_edge.types import (
@@ -56,7 +56,7 @@ class Session:
         id: Counted up from 0.
         name: What the user calls it.
         started_ns: Wall-clock time of its beginning, nanoseconds since 1970.
-        camera: Calibration; None without one.
+        camera: Calibration; of a rig by the name of the camera; None without one.
         config_yaml: The effective config.
         num_keyframes: Keyframes of this session that the map holds.
     """
@@ -64,7 +64,7 @@ class Session:
     id: int
     name: str
     started_ns: int
-    camera: Camera | None
+    camera: Cameras | None
     config_yaml: str
     num_keyframes: int
 
@@ -179,19 +179,19 @@ def _nullable(value: float | None) -> float | None:
     return None if value is None or np.isnan(value) else float(value) + 0.0
 
 
-def camera_to_json(camera: Camera | None) -> str | None:
-    """Calibration as the table sessions holds it.
+def camera_to_json(cameras: Cameras | None) -> str | None:
+    """Calibration as the table sessions holds it: the values of one camera, or those of a rig's by name.
 
     Raises:
         ConfigError: a value that no camera has, and that could not be read back.
     """
-    if camera is None:
+    if cameras is None:
         return None
-    values = camera.to_dict()
-    camera_from_dict(values)
+    values = cameras_to_dict(cameras)
+    cameras_from_dict(values)
     return json.dumps(values)
 
 
-def camera_from_json(text: str | None) -> Camera | None:
+def camera_from_json(text: str | None) -> Cameras | None:
     """Inverse of `camera_to_json`."""
-    return None if text is None else camera_from_dict(json.loads(text))
+    return None if text is None else cameras_from_dict(json.loads(text))

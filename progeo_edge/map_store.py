@@ -13,7 +13,7 @@ import numpy as np
 
 from progeo_edge.bundle import ModelSpec
 from progeo_edge.errors import InputError, MapError
-from progeo_edge.geometry import Camera
+from progeo_edge.geometry import Cameras
 from progeo_edge.map_blobs import encode_thumbnail, pack_features
 from progeo_edge.map_checks import check_closure, check_descriptor, check_info, storable_text
 from progeo_edge.map_content import DESCRIPTOR_CODINGS, MapContent
@@ -97,8 +97,13 @@ class MapStore(MapContent):
 
     # Sessions
 
-    def begin_session(self, name: str, *, camera: Camera | None, config_yaml: str) -> int:
+    def begin_session(self, name: str, *, camera: Cameras | None, config_yaml: str) -> int:
         """Open a session, to which the keyframes of one run belong.
+
+        Args:
+            name: What the user calls it.
+            camera: Calibration; of a rig by the name of the camera; None without one.
+            config_yaml: The effective config.
 
         Returns:
             Its id.

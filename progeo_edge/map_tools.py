@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -152,7 +152,8 @@ def prune_map(
     with MapStore.open(source, read_only=True) as store:
         sessions = [s for s in store.sessions() if started_after_ns is None or s.started_ns >= started_after_ns]
         kept_sessions = {session.id for session in sessions}
-        session_of = {info.id: info.session for info in store.infos() if info.session in kept_sessions}
+        # A rig's cameras see different things: what is redundant in the images of one is asked of that one alone.
+        session_of = {info.id: (info.session, info.camera) for info in store.infos() if info.session in kept_sessions}
         if not session_of:
             raise InputError(f"map {source}: no keyframe would be left; choose an earlier date")
         closures = [c for c in store.closures() if c.query_id in session_of and c.reference_id in session_of]
@@ -176,13 +177,13 @@ def _kept_records(
 
 
 def redundant_keyframes(
-    store: MapStore, session_of: dict[int, int], closures: Sequence[LoopClosure], keep: int
+    store: MapStore, session_of: Mapping[int, Hashable], closures: Sequence[LoopClosure], keep: int
 ) -> set[int]:
-    """The keyframes to leave out so that `keep` remain: again and again the one most like a neighbour in its session.
+    """The keyframes to leave out so that `keep` remain: again and again the one most like its neighbours.
 
     Args:
         store: The map.
-        session_of: Session of every keyframe that may be kept.
+        session_of: Session and camera of every keyframe that may be kept.
         closures: Their keyframes are never left out.
         keep: How many shall remain.
 
@@ -219,10 +220,12 @@ def redundant_keyframes(
     return removed
 
 
-def _neighbours(ids: Sequence[int], session_of: dict[int, int]) -> tuple[dict[int, int | None], dict[int, int | None]]:
+def _neighbours(
+    ids: Sequence[int], session_of: Mapping[int, Hashable]
+) -> tuple[dict[int, int | None], dict[int, int | None]]:
     before: dict[int, int | None] = dict.fromkeys(ids)
     after: dict[int, int | None] = dict.fromkeys(ids)
-    last: dict[int, int] = {}
+    last: dict[Hashable, int] = {}
     for id in ids:
         previous = last.get(session_of[id])
         if previous is not None:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from progeo_edge.atomic import write_text
+from progeo_edge.back_ends import g2o_information
 from progeo_edge.config import OdometryConfig
 from progeo_edge.constraints import Constraint, metric_constraint, odometry_constraints
 from progeo_edge.geometry import FloatArray, check_transform, quaternion_xyzw
@@ -29,6 +30,7 @@ CLOSURE_COLUMNS = (
     *("query_id", "reference_id", "query", "reference", "query_stamp_ns", "reference_stamp_ns"),
     *("similarity", "probability", "num_matches", "num_inliers", "inlier_ratio", "coverage", "reprojection_rmse_px"),
     *("pose_kind", "scale_source", "x", "y", "z", "qx", "qy", "qz", "qw", "odom_mahalanobis"),
+    *("query_camera", "reference_camera", "heading_change_deg", "is_reverse"),
 )
 """Columns of the CSV: as in `closure_record`, with the pose as position and quaternion (metres when METRIC)."""
 
@@ -44,6 +46,8 @@ class KnownKeyframe(Protocol):
     def stamp_ns(self) -> int: ...  # noqa: D102
     @property
     def name(self) -> str: ...  # noqa: D102
+    @property
+    def camera(self) -> str: ...  # noqa: D102
     @property
     def T_odom_base(self) -> Transform | None: ...  # noqa: D102
 
@@ -85,6 +89,7 @@ def _candidate(candidate: Candidate, keyframes: Mapping[int, KnownKeyframe]) -> 
         "status": candidate.status.value,
         "odom_mahalanobis": _number(candidate.odom_mahalanobis),
         "contradicts": [int(id) for id in candidate.contradicts],
+        "supported": candidate.supported,
         **_verification_numbers(candidate.verification),
     }
 
@@ -98,7 +103,8 @@ def closure_record(closure: LoopClosure, keyframes: Mapping[int, KnownKeyframe])
             no stamp.
 
     Returns:
-        Plain values; what is not known is None. `T_reference_query` is a 4x4 list, `covariance` its 6x6 list in the
+        Plain values; what is not known is None. `heading_change_deg` and `is_reverse` compare the robot's base, not
+        its cameras. `T_reference_query` is a 4x4 list, `covariance` its 6x6 list in the
         order x y z rx ry rz.
     """
     verification = closure.verification or Verification(Status.NOT_VERIFIED)
@@ -117,6 +123,10 @@ def closure_record(closure: LoopClosure, keyframes: Mapping[int, KnownKeyframe])
         "T_reference_query": _matrix(verification.T_reference_query),
         "covariance": _matrix(verification.covariance),
         "odom_mahalanobis": _number(closure.odom_mahalanobis),
+        "query_camera": _camera(closure.query_id, keyframes),
+        "reference_camera": _camera(closure.reference_id, keyframes),
+        "heading_change_deg": _number(closure.heading_change_deg),
+        "is_reverse": closure.is_reverse,
     }
 
 
@@ -141,24 +151,17 @@ def _name(keyframe_id: int, keyframes: Mapping[int, KnownKeyframe]) -> str:
     return "" if keyframe is None else keyframe.name or str(keyframe.stamp_ns)
 
 
+def _camera(keyframe_id: int, keyframes: Mapping[int, KnownKeyframe]) -> str | None:
+    keyframe = keyframes.get(keyframe_id)
+    return None if keyframe is None else keyframe.camera
+
+
 def _stamp_ns(keyframe_id: int, keyframes: Mapping[int, KnownKeyframe]) -> int | None:
     keyframe = keyframes.get(keyframe_id)
     return None if keyframe is None else int(keyframe.stamp_ns)
 
 
 # -- g2o -------------------------------------------------------------------------------------------------------------
-
-
-def g2o_information(covariance: FloatArray) -> FloatArray:
-    """(6, 6) information of an EDGE_SE3:QUAT from a positive definite covariance in x y z rx ry rz."""
-    per_quaternion = np.array([1.0, 1.0, 1.0, 2.0, 2.0, 2.0])
-    return rotation_vector_information(covariance) * np.outer(per_quaternion, per_quaternion)
-
-
-def rotation_vector_information(covariance: FloatArray) -> FloatArray:
-    """(6, 6) the plain inverse, exactly symmetric: what GTSAM's `readG2o` takes the numbers of an edge for."""
-    information = np.linalg.inv(covariance)
-    return np.asarray(0.5 * (information + information.T), dtype=np.float64)
 
 
 def write_g2o(
@@ -168,6 +171,7 @@ def write_g2o(
     config: OdometryConfig | None = None,
     poses: Mapping[int, Transform] | None = None,
     information: Callable[[FloatArray], FloatArray] = g2o_information,
+    constraint: Callable[[LoopClosure], Constraint | None] = metric_constraint,
 ) -> None:
     """Write the pose graph for g2o and everything that reads its format.
 
@@ -175,10 +179,8 @@ def write_g2o(
     closures from reference to query; closures of other kinds have no metres and are left out. Sessions that no edge
     joins remain separate graphs in the file, each in its own odometry frame.
 
-    g2o measures an edge's error as the translation and the vector part of the quaternion of `T^-1 @ T_estimate`, which
-    is half a rotation vector. Its information is therefore 4 times that of a rotation vector for rotation, and twice
-    for rotation against translation. (GTSAM's reader takes the numbers as if they were of a rotation vector, and so
-    halves the standard deviations of rotations; for it, write with `rotation_vector_information`.)
+    GTSAM's reader takes the numbers of an edge as if they were of a rotation vector, and so halves the standard
+    deviations of rotations in a file that is made for g2o; for it, write with `rotation_vector_information`.
 
     Args:
         path: File to write.
@@ -187,6 +189,8 @@ def write_g2o(
         config: Drift model for the odometry edges; None for the defaults.
         poses: Vertex estimates T_world_base by keyframe id, as from `optimise`; None for the odometry itself.
         information: Of a covariance, as the reader of the file will understand it.
+        constraint: What a closure says; `closure_constraint` writes UP_TO_SCALE and ROTATION_ONLY closures too, as a
+            rotation with a translation that is all but free.
 
     Raises:
         InputError: a pose that is not rigid, or a covariance that is not positive definite.
@@ -194,9 +198,9 @@ def write_g2o(
     posed = {keyframe.id: keyframe for keyframe in keyframes if keyframe.T_odom_base is not None}
     odometry = {i: keyframe.T_odom_base for i, keyframe in posed.items() if keyframe.T_odom_base is not None}
     sessions = {i: keyframe.session for i, keyframe in posed.items()}
-    metric = [c for c in map(metric_constraint, closures) if c is not None]
+    said = [c for c in map(constraint, closures) if c is not None]
     edges = odometry_constraints(odometry, config or OdometryConfig(), sessions)
-    edges += [c for c in metric if c.first_id in odometry and c.second_id in odometry]
+    edges += [c for c in said if c.first_id in odometry and c.second_id in odometry]
     estimates = odometry if poses is None else poses
     lines = [f"VERTEX_SE3:QUAT {i} {_pose_text(estimates[i])}" for i in sorted(odometry)]
     lines += [_edge_text(edge, information(edge.covariance)) for edge in edges]

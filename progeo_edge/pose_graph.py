@@ -6,22 +6,21 @@ import importlib.util
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from progeo_edge.back_ends import gtsam_factor, import_gtsam
 from progeo_edge.config import OdometryConfig
 from progeo_edge.constraints import UNKNOWN_M, Constraint, chains, closure_constraint, odometry_constraints
-from progeo_edge.errors import ConfigError, InputError
+from progeo_edge.errors import InputError
 from progeo_edge.geometry import FloatArray, invert, make_transform, rotation_angle
+from progeo_edge.truncated_problem import TruncatedProblem
 from progeo_edge.types import LoopClosure, Transform
 
 _LOGGER = logging.getLogger(__name__)
 
-INLIER_PROBABILITY = 0.999
-"""A closure whose residual is beyond this quantile of its own covariance counts as wrong."""
 _ANCHOR_SIGMA = 1e-6
-_ROTATION_FIRST = np.array([3, 4, 5, 0, 1, 2])
 # Square metres per orientation: too light to matter beside positions, enough to settle what they leave open.
 _ORIENTATION_WEIGHT_M2 = 1e-6
 
@@ -31,17 +30,41 @@ def has_solver() -> bool:
     return importlib.util.find_spec("gtsam") is not None
 
 
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """A solved pose graph.
+
+    Attributes:
+        poses: T_world_base by keyframe id.
+        left_out: The closures that contradict the rest, in their order.
+    """
+
+    poses: dict[int, Transform]
+    left_out: tuple[LoopClosure, ...] = ()
+
+
 def optimise(
     odometry_poses: Mapping[int, Transform],
     closures: Sequence[LoopClosure],
     config: OdometryConfig,
     sessions: Mapping[int, int] | None = None,
 ) -> dict[int, Transform]:
+    """The poses of `solve`."""
+    return solve(odometry_poses, closures, config, sessions).poses
+
+
+def solve(
+    odometry_poses: Mapping[int, Transform],
+    closures: Sequence[LoopClosure],
+    config: OdometryConfig,
+    sessions: Mapping[int, int] | None = None,
+) -> Solution:
     """Poses that agree with the odometry and with those closures that agree with each other.
 
     Wrong closures are found by graduated non-convexity with truncated least squares (Yang, Antonante, Tzoumas,
     Carlone, RA-L 2020): it starts from a convex problem, so that a right closure is not given up merely because the
-    odometry has drifted far, and ends with every closure either kept or left out.
+    odometry has drifted far, and ends with every closure either kept or left out. Where it leaves some out, a second
+    solution from a soft kernel is tried, and the one with the lower truncated cost is taken.
 
     METRIC closures count in full, UP_TO_SCALE ones by their rotation and the prior revisit radius, ROTATION_ONLY ones
     by their rotation; see `closure_constraint`. Closures without a pose, or of a keyframe without odometry, are left
@@ -55,33 +78,39 @@ def optimise(
             with each other; closures join them.
 
     Returns:
-        T_world_base by keyframe id. The first keyframe keeps its odometry pose, and so does the first one of every
-        group of sessions that no closure joins with an earlier group.
+        Poses and the closures found wrong. The first keyframe keeps its odometry pose, and so does the first one of
+        every group of sessions that no closure joins with an earlier group.
 
     Raises:
         ConfigError: GTSAM is not installed.
         InputError: a pose that is not rigid.
     """
     odometry = odometry_constraints(odometry_poses, config, sessions)
-    measured = _usable_constraints(closures, odometry_poses)
-    components = _join(chains(odometry_poses, sessions), odometry_poses, measured)
+    usable = _usable_constraints(closures, odometry_poses)
+    components = _join(chains(odometry_poses, sessions), odometry_poses, [c for _, c in usable])
     initial = {i: component.T_world_odom[i] @ odometry_poses[i] for component in components for i in component.ids}
     component_of = {i: number for number, component in enumerate(components) for i in component.ids}
-    measured = [c for c in measured if component_of[c.first_id] == component_of[c.second_id]]
-    if not measured:
-        return initial
-    return _solve(initial, odometry, measured, components)
+    joined = [(closure, c) for closure, c in usable if component_of[c.first_id] == component_of[c.second_id]]
+    if not joined:
+        return Solution(initial)
+    poses, kept = _solve(initial, odometry, [c for _, c in joined], components)
+    left_out = tuple(closure for (closure, _), good in zip(joined, kept, strict=True) if not good)
+    if left_out:
+        _LOGGER.warning("%d of %d closures contradict the rest and were left out", len(left_out), len(joined))
+    return Solution(poses, left_out)
 
 
 # -- what goes into the graph ----------------------------------------------------------------------------------------
 
 
-def _usable_constraints(closures: Sequence[LoopClosure], poses: Mapping[int, Transform]) -> list[Constraint]:
+def _usable_constraints(
+    closures: Sequence[LoopClosure], poses: Mapping[int, Transform]
+) -> list[tuple[LoopClosure, Constraint]]:
     result = []
     for closure in closures:
         constraint = closure_constraint(closure)
         if constraint is not None and constraint.first_id in poses and constraint.second_id in poses:
-            result.append(constraint)
+            result.append((closure, constraint))
     if len(result) < len(closures):
         _LOGGER.info("%d of %d closures have no pose or no odometry", len(closures) - len(result), len(closures))
     return result
@@ -146,9 +175,10 @@ def _solve(
     odometry: Sequence[Constraint],
     measured: Sequence[Constraint],
     components: Sequence[_Component],
-) -> dict[int, Transform]:
-    gtsam = _import_gtsam()
-    graph, values = gtsam.NonlinearFactorGraph(), gtsam.Values()
+) -> tuple[dict[int, Transform], NDArray[np.bool_]]:
+    """Poses by keyframe id, and which of `measured` were kept."""
+    gtsam = import_gtsam()
+    trusted, values = gtsam.NonlinearFactorGraph(), gtsam.Values()
     for keyframe_id, T_world_base in initial.items():
         values.insert(keyframe_id, gtsam.Pose3(T_world_base))
     for component in components:
@@ -156,40 +186,17 @@ def _solve(
             # Later sessions hang on closures; if all of those turn out wrong, this keeps the system solvable.
             sigma = _ANCHOR_SIGMA if number == 0 else UNKNOWN_M
             noise = gtsam.noiseModel.Isotropic.Sigma(6, sigma)
-            graph.add(gtsam.PriorFactorPose3(start, gtsam.Pose3(initial[start]), noise))
-    for constraint in [*odometry, *measured]:
-        graph.add(_factor(gtsam, constraint))
-    num_trusted = graph.size() - len(measured)
-
-    parameters = gtsam.GncLMParams()
-    parameters.setLossType(gtsam.GncLossType.TLS)
-    parameters.setKnownInliers(list(range(num_trusted)))
-    optimizer = gtsam.GncLMOptimizer(graph, values, parameters)
-    optimizer.setInlierCostThresholdsAtProbability(INLIER_PROBABILITY)
-    result = optimizer.optimize()
-    num_left_out = int(np.count_nonzero(np.asarray(optimizer.getWeights())[num_trusted:] < 0.5))
-    if num_left_out:
-        _LOGGER.warning("%d of %d closures contradict the rest and were left out", num_left_out, len(measured))
-    return {keyframe_id: np.asarray(result.atPose3(keyframe_id).matrix()) for keyframe_id in initial}
-
-
-def _factor(gtsam: Any, constraint: Constraint) -> Any:  # noqa: ANN401
-    """GTSAM perturbs on the right as we do, but orders rotation before translation."""
-    covariance = constraint.covariance[np.ix_(_ROTATION_FIRST, _ROTATION_FIRST)]
-    noise = gtsam.noiseModel.Gaussian.Covariance(covariance)
-    T_first_second = gtsam.Pose3(constraint.T_first_second)
-    return gtsam.BetweenFactorPose3(constraint.first_id, constraint.second_id, T_first_second, noise)
-
-
-def _import_gtsam() -> Any:  # noqa: ANN401
-    try:
-        import gtsam
-    except ImportError as error:
-        raise ConfigError(
-            f"the pose graph needs GTSAM, which cannot be imported ({error}); install it with "
-            "pip install 'progeo-edge[graph]'"
-        ) from error
-    return gtsam
+            trusted.add(gtsam.PriorFactorPose3(start, gtsam.Pose3(initial[start]), noise))
+    for constraint in odometry:
+        trusted.add(gtsam_factor(constraint))
+    problem = TruncatedProblem(gtsam, trusted, measured)
+    result, kept = problem.by_gnc(values)
+    if not kept.all():
+        # Where stiff closures are few, all of them may lose to a wrong one on the way: then a soft kernel may see more.
+        other, other_kept = problem.by_soft_kernel(values)
+        if problem.cost(other, other_kept) < problem.cost(result, kept):
+            result, kept = other, other_kept
+    return {keyframe_id: np.asarray(result.atPose3(keyframe_id).matrix()) for keyframe_id in initial}, kept
 
 
 # -- how good is a trajectory ----------------------------------------------------------------------------------------
@@ -211,10 +218,7 @@ class TrajectoryError:
 
 
 def trajectory_error(estimate: Mapping[int, Transform], truth: Mapping[int, Transform]) -> TrajectoryError:
-    """Compare the keyframes that both know, after aligning the estimate without changing its scale.
-
-    The alignment is Umeyama's (TPAMI 1991) with scale 1. Where positions leave it open, as on a straight line, the
-    orientations decide.
+    """Compare the keyframes that both know, after `align`.
 
     Args:
         estimate: T_world_base by keyframe id, in any frame.
@@ -223,11 +227,7 @@ def trajectory_error(estimate: Mapping[int, Transform], truth: Mapping[int, Tran
     Raises:
         InputError: no keyframe in common.
     """
-    ids = sorted(estimate.keys() & truth.keys())
-    if not ids:
-        raise InputError("estimate and truth have no keyframe in common; give both by the same keyframe ids")
-    estimated, true = np.stack([estimate[i] for i in ids]), np.stack([truth[i] for i in ids])
-    aligned = _rigid_alignment(estimated, true) @ estimated
+    _, aligned, true = align(estimate, truth)
     errors_m = np.linalg.norm(aligned[:, :3, 3] - true[:, :3, 3], axis=1)
     angles_rad = [rotation_angle(a[:3, :3].T @ t[:3, :3]) for a, t in zip(aligned, true, strict=True)]
     return TrajectoryError(
@@ -235,6 +235,27 @@ def trajectory_error(estimate: Mapping[int, Transform], truth: Mapping[int, Tran
         max_m=float(errors_m.max()),
         rmse_deg=float(np.degrees(np.sqrt(np.mean(np.square(angles_rad))))),
     )
+
+
+def align(
+    estimate: Mapping[int, Transform], truth: Mapping[int, Transform]
+) -> tuple[list[int], FloatArray, FloatArray]:
+    """Lay an estimate over the truth without changing its scale.
+
+    The alignment is Umeyama's (TPAMI 1991) with scale 1. Where positions leave it open, as on a straight line, the
+    orientations decide.
+
+    Returns:
+        Ids that both know in ascending order; their (N, 4, 4) estimates in the frame of the truth; and (N, 4, 4) truth.
+
+    Raises:
+        InputError: no keyframe in common.
+    """
+    ids = sorted(estimate.keys() & truth.keys())
+    if not ids:
+        raise InputError("estimate and truth have no keyframe in common; give both by the same keyframe ids")
+    estimated, true = np.stack([estimate[i] for i in ids]), np.stack([truth[i] for i in ids])
+    return ids, _rigid_alignment(estimated, true) @ estimated, true
 
 
 def _rigid_alignment(estimated: FloatArray, true: FloatArray) -> Transform:

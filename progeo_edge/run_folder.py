@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from progeo_edge.atomic import write_text
+from progeo_edge.back_ends import rotation_vector_information
 from progeo_edge.bundle import ModelSpec
 from progeo_edge.config import Config, config_to_yaml
 from progeo_edge.errors import MapError, SourceError
@@ -14,7 +15,15 @@ from progeo_edge.map_store import MapStore
 from progeo_edge.outputs import write_g2o
 
 MAP = "map.progeo"
-RESULTS = ("candidates.jsonl", "closures.jsonl", "trajectory.g2o", "config.yaml", "run.json", "report.html")
+RESULTS = (
+    "candidates.jsonl",
+    "closures.jsonl",
+    "trajectory.g2o",
+    "trajectory_gtsam.g2o",
+    "config.yaml",
+    "run.json",
+    "report.html",
+)
 
 
 @contextmanager
@@ -72,10 +81,12 @@ def open_run_folder(
 
 
 def finish_run(out_dir: Path, map_store: MapStore, *, with_report: bool = True) -> None:
-    """Write trajectory.g2o when there are poses, and report.html."""
+    """Write trajectory.g2o and its twin for GTSAM's reader when there are poses, and report.html."""
     infos = [info for info in map_store.infos() if info.T_odom_base is not None]
     if infos:
-        write_g2o(out_dir / "trajectory.g2o", infos, map_store.closures())
+        closures = map_store.closures()
+        write_g2o(out_dir / "trajectory.g2o", infos, closures)
+        write_g2o(out_dir / "trajectory_gtsam.g2o", infos, closures, information=rotation_vector_information)
     if with_report:
         from progeo_edge.report import write_report
 

@@ -92,9 +92,10 @@ def run(
     summary = _new_summary(source, detector)
     memory_before = _resident_bytes()
     rejected: list[SkippedFrame] = []
+    cameras_at_end = {info.camera for info in detector.map_store.infos() if info.stamp_ns == skip_until_ns}
     with recorder:
         for frame in source:
-            if skip_until_ns is not None and frame.stamp_ns <= skip_until_ns:
+            if skip_until_ns is not None and _was_seen(frame, skip_until_ns, cameras_at_end):
                 continue
             try:
                 update = detector.process(frame)
@@ -111,6 +112,11 @@ def run(
         raise _nothing_read(source, summary)
     write_text(out_dir / "run.json", json.dumps(asdict(summary), indent=2) + "\n")
     return summary
+
+
+def _was_seen(frame: Frame, skip_until_ns: int, cameras_at_end: set[str]) -> bool:
+    """A run may have been killed between the images that a rig took at one time."""
+    return frame.stamp_ns < skip_until_ns or (frame.stamp_ns == skip_until_ns and frame.camera in cameras_at_end)
 
 
 class _Recorder:

@@ -22,6 +22,10 @@ Transform: TypeAlias = NDArray[np.float64]
 """(4, 4) rigid transform. `T_a_b` maps points from frame b to frame a: p_a = T_a_b @ p_b."""
 
 
+REVERSE_DEG = 135.0
+"""A base turned by more than this against the reference's passes the place the other way round."""
+
+
 class Status(str, Enum):
     """The first reason for "no", or ACCEPTED. One per keyframe and one per candidate."""
 
@@ -64,6 +68,8 @@ class Status(str, Enum):
     """The camera delivers the same picture over and over, while the robot moves or for too long."""
     UNCONFIRMED = "UNCONFIRMED"
     """Withheld until other closures agree with it (`consistency.pcm`)."""
+    AMBIGUOUS = "AMBIGUOUS"
+    """Relocalisation: two places of the map explain the frames about equally well."""
 
 
 class PoseKind(str, Enum):
@@ -98,7 +104,7 @@ class Frame:
         T_odom_base: Pose of the robot's base in the odometry frame, or None without odometry.
         depth_m: (H, W) float32 depth along the optical axis, registered to `image`; 0 or NaN where unknown.
         right: Right image of a rectified stereo pair, same size as `image`.
-        camera: Name of the camera, for rigs.
+        camera: Name of the camera, for rigs: as in the mapping that `LoopDetector` is given.
     """
 
     stamp_ns: int
@@ -215,6 +221,8 @@ class Candidate:
         verification: Present when the geometry was tried.
         odom_mahalanobis: Distance to the odometry's prediction (6 degrees of freedom when METRIC, 5 when UP_TO_SCALE,
             else the rotation's 3); None without odometry or pose.
+        supported: Whether it passed what comes before the geometry: the calibrated gate, or without a calibration the
+            sequence. Only strong geometry makes up for its absence.
         contradicts: Query ids of the closures that it contradicts.
     """
 
@@ -225,6 +233,7 @@ class Candidate:
     probability: float | None = None
     verification: Verification | None = None
     odom_mahalanobis: float | None = None
+    supported: bool = False
     contradicts: tuple[int, ...] = ()
 
 
@@ -247,6 +256,23 @@ class LoopClosure:
     probability: float | None = None
     verification: Verification | None = None
     odom_mahalanobis: float | None = None
+
+    @property
+    def heading_change_deg(self) -> float | None:
+        """Angle by which the robot's base is turned against the reference's, 0 to 180; None without a rotation.
+
+        It is of the bases, not of the cameras: a rear camera that sees what the front camera saw means 180.
+        """
+        if self.verification is None or self.verification.T_reference_query is None:
+            return None
+        cosine = 0.5 * (np.trace(self.verification.T_reference_query[:3, :3]) - 1.0)
+        return float(np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0))))
+
+    @property
+    def is_reverse(self) -> bool | None:
+        """Whether the place was passed the other way round, nearer to opposite than to across; None as above."""
+        angle_deg = self.heading_change_deg
+        return None if angle_deg is None else angle_deg > REVERSE_DEG
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -271,3 +297,33 @@ class Update:
     timings_ms: dict[str, float] = field(default_factory=dict)
     released: tuple[LoopClosure, ...] = ()
     doubtful: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Relocalisation:
+    """Where a robot woke up in a known map, as far as its first frames tell.
+
+    Attributes:
+        match: The vote that the answer rests on: its reference, similarity and verification, `query_id` -1; None when
+            there is no match. Its `probability` is that of its appearance alone.
+        probability: Of `match` being the right place; without a match that of the best place, 0 when there is none.
+        T_odom_base: Pose of the base at `stamp_ns` in the odometry frame of the reference's session; None without a
+            match, without a pose in metres, or when the map was made without odometry.
+        session: Session of the reference; None without a match.
+        status: ACCEPTED; AMBIGUOUS when several places explain the frames; FAILED_SEQUENCE when the frames support one
+            place too little; FROZEN when the robot moved and the picture did not; otherwise how far the best candidate
+            came.
+        num_frames: Views that voted. Blank frames and unchanged views do not count.
+        stamp_ns: Time of the image that `T_odom_base` belongs to: the last view, or without odometry the one that
+            `match` verified. None without a match.
+        query_stamp_ns: Time of the image that `match` verified; None without a match.
+    """
+
+    match: LoopClosure | None
+    probability: float
+    T_odom_base: Transform | None = None
+    session: int | None = None
+    status: Status = Status.NO_CANDIDATE
+    num_frames: int = 0
+    stamp_ns: int | None = None
+    query_stamp_ns: int | None = None

@@ -19,7 +19,7 @@ from progeo_edge.geometry import Camera, invert, make_transform
 from progeo_edge.map_store import MapStore
 from progeo_edge.sources.base import SkippedFrame
 from progeo_edge.types import Frame, Image, Keyframe, LocalFeatures, Status, Transform
-from progeo_edge.world import StreetWorld, WorldSource, forward_camera, simulate_drive
+from progeo_edge.world import StreetWorld, WorldSource, camera_towards, forward_camera, simulate_drive
 
 NUM_POSES = 6
 PASS_SECONDS = 100
@@ -58,6 +58,31 @@ def two_passes() -> tuple[tuple[Frame, ...], dict[int, Transform]]:
             odometry = T_odom_world @ T_world_base
             steps.append(replace(step, stamp_ns=stamp_ns, T_world_base=T_world_base, T_odom_base=odometry))
     source = WorldSource(street(), steps, camera(), depth=True)
+    return tuple(source), dict(source.truth)
+
+
+@cache
+def rig() -> dict[str, Camera]:
+    """Two cameras of different size, one looking forwards and one backwards."""
+    return {"front": camera(), "rear": camera_towards(180.0, 400, 300)}
+
+
+@cache
+def there_and_back() -> tuple[tuple[Frame, ...], dict[int, Transform]]:
+    """6 moments of the rig with depth and true odometry, then the way back, turned round, 15 cm beside; and the truth.
+
+    Stamps are 2 s apart, and 100 s between the passes. Each moment gives a front and a rear image.
+    """
+    there = simulate_drive(street(), 0, frame_rate_hz=2.5)[10 : 10 + NUM_POSES]
+    T_odom_world = invert(there[0].T_world_base)
+    turned = make_transform(np.diag([-1.0, -1.0, 1.0]), [0.0, 0.15, 0.0])
+    steps = []
+    for i, step in enumerate([*there, *there[::-1]]):
+        T_world_base = step.T_world_base @ turned if i >= NUM_POSES else step.T_world_base
+        stamp_ns = there[0].stamp_ns + (2 * i + (PASS_SECONDS if i >= NUM_POSES else 0)) * 10**9
+        odometry = T_odom_world @ T_world_base
+        steps.append(replace(step, stamp_ns=stamp_ns, T_world_base=T_world_base, T_odom_base=odometry))
+    source = WorldSource(street(), steps, rig(), depth=True)
     return tuple(source), dict(source.truth)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
-from progeo_edge.camera_file import load_camera
+from progeo_edge.camera_file import cameras_to_dict, load_camera, load_cameras
 from progeo_edge.errors import ConfigError
 from progeo_edge.geometry import Camera, make_transform, rotation_exp
 
@@ -127,3 +127,45 @@ def test_a_camera_that_cannot_be_is_refused(tmp_path, values, said):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         load_camera(tmp_path / "nowhere.yaml")
+
+
+# -- rigs --------------------------------------------------------------------------------------------------------
+
+MOUNTED = make_transform(rotation_exp([0.0, 0.0, 3.0]), [-0.3, 0.0, 1.2]).tolist()
+
+
+def test_a_rig_has_a_camera_under_each_name_in_either_layout(tmp_path):
+    rig = {"front": {**OURS, "T_base_camera": np.eye(4).tolist()}, "rear": {**ROS, "T_base_camera": MOUNTED}}
+    loaded = load_cameras(write(tmp_path, rig))
+    assert not isinstance(loaded, Camera)
+    assert list(loaded) == ["front", "rear"]
+    np.testing.assert_allclose(loaded["rear"].T_base_camera, MOUNTED)
+    assert loaded["rear"].distortion.size == 5
+    written = load_cameras(write(tmp_path, cameras_to_dict(loaded)))
+    assert cameras_to_dict(written) == cameras_to_dict(loaded)
+
+
+def test_one_camera_is_read_as_before(tmp_path):
+    loaded = load_cameras(write(tmp_path, OURS))
+    assert isinstance(loaded, Camera)
+    assert cameras_to_dict(loaded) == load_camera(write(tmp_path, OURS)).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("rig", "expected"),
+    [
+        ({"rear": OURS}, "'rear' of the rig lacks T_base_camera"),
+        ({"rear": {**OURS, "T_base_camera": MOUNTED, "focal": 1}}, "'rear' of the rig: key 'focal' is unknown"),
+        ({0: {**OURS, "T_base_camera": MOUNTED}}, "camera name 0 of the rig is no text"),
+        ({"rear": {**ROS, "T_base_camera": [[1, 2], [3, 4]]}}, "'rear' of the rig: T_base_camera"),
+    ],
+)
+def test_a_wrong_rig_is_explained(tmp_path, rig, expected):
+    with pytest.raises(ConfigError, match=expected):
+        load_cameras(write(tmp_path, rig))
+
+
+def test_a_rig_is_not_one_camera(tmp_path):
+    rig = {name: {**OURS, "T_base_camera": MOUNTED} for name in ("front", "rear")}
+    with pytest.raises(ConfigError, match="holds the rig front, rear; expected one camera"):
+        load_camera(write(tmp_path, rig))

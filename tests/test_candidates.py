@@ -175,3 +175,32 @@ def test_the_cache_is_kept_beside_the_map(tmp_path, monkeypatch):
         again = search_in(store, "search.hnsw_above=4")
         assert again.index.kind == search.index.kind == "hnsw"
         assert ids(again.propose(fake_keyframe(99, 1), StageTimer()))[:3] == [0, 1, 2]
+
+
+def rig_map(angles_deg: Sequence[float]) -> MapStore:
+    """Keyframes 2 i and 2 i + 1 are front and rear of moment i."""
+    store = MapStore.create(None, SPEC, descriptor_dtype="float32")
+    session = store.begin_session("known", camera=None, config_yaml="")
+    for i, angle in enumerate(angles_deg):
+        keyframe = fake_keyframe(i, angle, session)
+        keyframe = replace(keyframe, stamp_ns=i // 2 * 10**10, camera=("front", "rear")[i % 2])
+        store.add_keyframe(keyframe, status=Status.NO_CANDIDATE)
+    return store
+
+
+def test_suppression_counts_moments_and_not_images():
+    search = search_in(rig_map([10, 20, 30, 40, 50, 60]), "gate.nms_radius_keyframes=1")
+    candidates = search.propose(fake_keyframe(9, 0), StageTimer())
+    assert ids(candidates, Status.SUPPRESSED) == [1, 2, 3, 5]
+    assert ids(candidates, Status.NOT_VERIFIED) == [0, 4]
+
+
+def test_a_resumed_rig_waits_by_moments():
+    """Of three moments the query has to leave out one; without odometry keyframes are counted."""
+    store = rig_map([10, 20, 30, 40, 50, 60])
+    search = search_in(store, "exclusion.time_s=0", "exclusion.keyframes=1", current_session=0)
+    query = replace(fake_keyframe(9, 0), stamp_ns=3 * 10**10, camera="front")
+    assert ids(search.propose(query, StageTimer())) == [0, 1, 2, 3]
+    joining = replace(query, stamp_ns=2 * 10**10, camera="left")
+    search = search_in(store, "exclusion.time_s=0", "exclusion.keyframes=1", current_session=0)
+    assert ids(search.propose(joining, StageTimer())) == [0, 1]

@@ -116,8 +116,20 @@ def test_features_and_thumbnails_can_be_left_out_of_the_map(frames):
 def test_every_stage_is_timed(known_run):
     _, updates = known_run
     stages = list(updates[-1].timings_ms)
-    before = ["gate", "features", "encode", "appearance", "search", "rerank", "sequence", "verify"]
-    before += ["odometry", "consistency", "store"]
+    before = [
+        "gate",
+        "features",
+        "encode",
+        "appearance",
+        "search",
+        "rerank",
+        "sequence",
+        "verify",
+        "odometry",
+        "consistency",
+        "store",
+        "calibrate",
+    ]
     assert stages == [*before, "total"]
     timings_ms = updates[-1].timings_ms
     assert all(value >= 0 for value in timings_ms.values())

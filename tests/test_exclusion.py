@@ -148,3 +148,20 @@ def test_an_empty_window_releases_at_once() -> None:
     recent = RecentKeyframes(ExclusionConfig(time_s=0, distance_m=0, keyframes=0))
     recent.push(0, descriptor_of(0), 5, 0.0)
     assert ids_of(recent.release(5, 0.0)) == [0]
+
+
+def test_images_of_one_moment_count_as_one_and_are_not_each_others_past() -> None:
+    recent = RecentKeyframes(ExclusionConfig(time_s=0, distance_m=0, keyframes=1))
+    for number in range(6):  # three moments of two images
+        recent.push(number, descriptor_of(number), (number // 2) * S, None, joins=number % 2 == 1)
+    assert ids_of(recent.release(2 * S, None, joins=True)) == [0, 1]
+    assert ids_of(recent.release(3 * S, None)) == [2, 3]
+    assert [keyframe_id for keyframe_id, _ in recent] == [4, 5]
+
+
+@pytest.mark.parametrize("path_m", [None, 5.0])
+def test_a_query_never_gets_an_image_of_its_own_moment(path_m: float | None) -> None:
+    recent = RecentKeyframes(ExclusionConfig(time_s=0, distance_m=0, keyframes=0))
+    recent.push(0, descriptor_of(0), 0, path_m)
+    assert ids_of(recent.release(0, path_m, joins=True)) == []
+    assert ids_of(recent.release(S, path_m)) == [0]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -11,12 +13,14 @@ import pytest
 from progeo_edge import judge as judge_module
 from progeo_edge.config import Config, OdometryConfig, load_config
 from progeo_edge.consistency import DrivenPath
-from progeo_edge.geometry import make_transform
+from progeo_edge.geometry import Camera, make_transform
 from progeo_edge.judge import Judge, Query, without_static_pixels
 from progeo_edge.map_store import MapStore
+from progeo_edge.static_masks import StaticMasks
 from progeo_edge.timing import StageTimer
 from progeo_edge.types import Candidate, LoopClosure, PoseKind, ScaleSource, Status, Verification
-from tests.small_world import fake_keyframe, fake_map, grid_features
+from progeo_edge.world import camera_towards
+from tests.small_world import SPEC, fake_keyframe, fake_map, grid_features
 
 NUM_KNOWN = 40
 
@@ -264,3 +268,61 @@ def test_the_mask_applies_to_references_of_the_same_session_only(known, verifier
         verifier.asked.clear()
         make_judge(known).decide_alone(asking, asked(5), StageTimer())
         assert (verifier.asked[0] < 5) is is_masked
+
+
+# -- rigs --------------------------------------------------------------------------------------------------------
+
+
+def rig_map(cameras: Mapping[str, Camera] | None) -> MapStore:
+    """Front, then rear, 10 moments; keyframe i has 100 + i features."""
+    store = MapStore.create(None, SPEC, descriptor_dtype="float32")
+    store.begin_session("rig", camera=cameras, config_yaml="")
+    for i in range(20):
+        keyframe = fake_keyframe(i, 0, features=[grid_features(100 + i) for i in range(20)])
+        keyframe = replace(keyframe, stamp_ns=i // 2 * 10**10, camera=("front", "rear")[i % 2])
+        store.add_keyframe(keyframe, status=Status.NO_CANDIDATE)
+    return store
+
+
+def test_the_reference_s_camera_is_found_by_its_name(verifier, monkeypatch):
+    rig = {"front": camera_towards(0, 100, 80), "rear": camera_towards(180, 200, 160)}
+    seen: list[Camera] = []
+
+    def verify(query, reference, query_camera, reference_camera):
+        seen.append(reference_camera)
+        return inliers(90)
+
+    monkeypatch.setattr(verifier, "verify", verify)
+    judge = make_judge(rig_map(rig), "budget.max_verifications=2")
+    judge.decide(query(), asked(4, 11), StageTimer())
+    assert np.array_equal(seen[0].T_base_camera, rig["front"].T_base_camera)
+    assert np.array_equal(seen[1].T_base_camera, rig["rear"].T_base_camera)
+    assert (seen[1].width_px, seen[1].height_px) == (100, 80), "scaled to the image"
+
+
+def test_the_mask_of_a_reference_is_that_of_its_own_camera(verifier):
+    upper, left = np.full((80, 100), 255, np.uint8), np.full((80, 100), 255, np.uint8)
+    upper[:40], left[:, :50] = 0, 0
+    masks = SimpleNamespace(mask=lambda camera, size_px: {"front": upper, "rear": left}[camera])
+    store = rig_map(None)
+    judge = Judge(
+        store, config(), DrivenPath(OdometryConfig()), current_session=0, static_masks=cast(StaticMasks, masks)
+    )
+    front = replace(fake_keyframe(100, 0), camera="front")
+    judge.decide_alone(Query(front, grid_features(), None, upper), asked(4, 11), StageTimer())
+    of_front, of_rear = store.features(4), store.features(11)
+    assert of_front is not None
+    assert of_rear is not None
+    expected = [len(without_static_pixels(of_front, upper)), len(without_static_pixels(of_rear, left))]
+    assert [100 + count for count in verifier.asked] == expected
+
+
+def test_images_of_the_query_s_moment_do_not_support_it(known, verifier):
+    """Two cameras that see the same look-alike wall at one time are no sequence."""
+    verifier.plan = {12: inliers(31)}
+    judge = make_judge(known)
+    moment = [replace(fake_keyframe(60 + i, 0), stamp_ns=10**12, camera=f"cam{i}") for i in range(4)]
+    for keyframe in moment[:3]:
+        judge.remember(keyframe, asked(11), ())
+    (decided,) = judge.decide(replace(query(), keyframe=moment[3]), asked(12), StageTimer())
+    assert decided.status is Status.FAILED_SEQUENCE

@@ -65,10 +65,24 @@ def test_keyframe_comes_back(tmp_path):
     np.testing.assert_array_equal(info.T_odom_base, original.T_odom_base)
     assert shown is not None and np.abs(shown.astype(int) - thumbnail).max() <= 4
     assert session.name == "first" and session.config_yaml == "a: 1\n" and session.num_keyframes == 1
-    assert session.camera is not None and session.camera.to_dict() == CAMERA.to_dict()
+    assert isinstance(session.camera, Camera) and session.camera.to_dict() == CAMERA.to_dict()
     assert back.features is not None and original.features is not None
     assert np.abs(back.features.keypoints_px - original.features.keypoints_px).max() <= 1 / 64
     np.testing.assert_array_equal(back.features.descriptors, original.features.descriptors)
+
+
+def test_the_cameras_of_a_rig_come_back_by_name(tmp_path):
+    rig = {"front": CAMERA, "rear": replace(CAMERA, T_base_camera=np.diag([-1.0, -1.0, 1.0, 1.0]))}
+    with MapStore.create(tmp_path / "m.progeo", SPEC) as made:
+        made.begin_session("rig", camera=rig, config_yaml="")
+        made.begin_session("one", camera=CAMERA, config_yaml="")
+    with MapStore.open(tmp_path / "m.progeo", read_only=True) as store:
+        found, one = (session.camera for session in store.sessions())
+    assert isinstance(found, dict)
+    assert {name: camera.to_dict() for name, camera in found.items()} == {
+        name: camera.to_dict() for name, camera in rig.items()
+    }
+    assert isinstance(one, Camera)
 
 
 def test_closures_come_back(store):

@@ -17,7 +17,7 @@ from progeo_edge.map_rescue import find_problems, salvage_map
 from progeo_edge.map_store import MapStore
 from progeo_edge.map_tools import append_map, merge_maps, prune_map
 from progeo_edge.types import Keyframe, LoopClosure, Status
-from tests.map_samples import SPEC, content_hash, fill, plain, sample_map
+from tests.map_samples import CAMERA, SPEC, content_hash, fill, plain, sample_map
 
 PAGE = 4096
 
@@ -158,14 +158,17 @@ def test_append_refuses_maps_of_other_models(two_maps, tmp_path):
         append_map(store, tmp_path / "other.progeo")
 
 
-def _line_map(path: Path, angles_deg: list[float], closures: list[tuple[int, int]]) -> Path:
+def _line_map(
+    path: Path, angles_deg: list[float], closures: list[tuple[int, int]], cameras: tuple[str, ...] = ("cam0",)
+) -> Path:
     with MapStore.create(path, SPEC, descriptor_dtype="float32") as store:
         session = store.begin_session("line", camera=None, config_yaml="")
         for id, angle in enumerate(np.radians(angles_deg)):
             descriptor = np.zeros(SPEC.dimension, np.float32)
             descriptor[:2] = np.cos(angle), np.sin(angle)
             made = [LoopClosure(q, r, 0.5) for q, r in closures if q == id]
-            store.add_keyframe(Keyframe(id, session, id, descriptor), status=Status.NO_CANDIDATE, closures=made)
+            keyframe = Keyframe(id, session, id, descriptor, camera=cameras[id % len(cameras)])
+            store.add_keyframe(keyframe, status=Status.NO_CANDIDATE, closures=made)
     return path
 
 
@@ -177,6 +180,27 @@ def test_prune_removes_the_most_redundant_keyframes(tmp_path):
         kept = [info.id for info in store.infos()]
     assert len({0, 1, 2} & set(kept)) == 1 and len({4, 5} & set(kept)) == 1
     assert {3, 6, 7} <= set(kept)
+
+
+def test_prune_compares_a_rig_s_images_camera_by_camera(tmp_path):
+    """Front and rear are unlike each other; one moment of each is like its neighbour in time."""
+    path = _line_map(tmp_path / "m.progeo", [0, 90, 1, 150, 40, 151], [], cameras=("front", "rear"))
+    assert prune_map(path, tmp_path / "out.progeo", keep=4) == 2
+    with MapStore.open(tmp_path / "out.progeo") as store:
+        kept = {info.id for info in store.infos()}
+    assert len({0, 2} & kept) == 1 and len({3, 5} & kept) == 1
+    assert {1, 4} <= kept
+
+
+def test_export_names_the_cameras_of_a_rig(tmp_path):
+    rig = {"front": CAMERA, "rear": replace(CAMERA, width_px=320)}
+    with MapStore.create(tmp_path / "m.progeo", SPEC) as store:
+        store.begin_session("rig", camera=rig, config_yaml="")
+        store.begin_session("none", camera=None, config_yaml="")
+    export_map(tmp_path / "m.progeo", tmp_path / "out")
+    summary = json.loads((tmp_path / "out" / "map.json").read_text())
+    cameras = [session["camera"] for session in summary["sessions"]]
+    assert cameras == [{name: camera.to_dict() for name, camera in rig.items()}, None]
 
 
 def test_prune_keeps_closures(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from progeo_edge.back_ends import g2o_information, rotation_vector_information
 from progeo_edge.config import OdometryConfig
 from progeo_edge.constraints import step_covariance
 from progeo_edge.errors import InputError
@@ -19,8 +20,6 @@ from progeo_edge.outputs import (
     CLOSURE_COLUMNS,
     candidate_record,
     closure_record,
-    g2o_information,
-    rotation_vector_information,
     write_closures_csv,
     write_g2o,
     write_tum,
@@ -130,6 +129,7 @@ def test_closure_record_carries_pose_covariance_and_names() -> None:
         *("query_id", "reference_id", "query", "reference", "query_stamp_ns", "reference_stamp_ns", "similarity"),
         *("probability", "num_matches", "num_inliers", "inlier_ratio", "coverage", "reprojection_rmse_px", "pose_kind"),
         *("scale_source", "T_reference_query", "covariance", "odom_mahalanobis"),
+        *("query_camera", "reference_camera", "heading_change_deg", "is_reverse"),
     }
     assert (record["query"], record["reference"], record["query_stamp_ns"]) == ("b", "a", 9 * S)
     assert (record["pose_kind"], record["scale_source"], record["odom_mahalanobis"]) == ("METRIC", "DEPTH", 2.5)

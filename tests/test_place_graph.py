@@ -37,3 +37,21 @@ def test_sessions_are_not_tied_by_consecutive_ids():
 
 def test_an_unknown_keyframe_is_alone():
     assert PlaceGraph().within(7, 3) == {7: 0}
+
+
+def test_images_of_one_moment_see_one_place():
+    graph = PlaceGraph()
+    for keyframe_id in range(6):  # three moments of two images
+        graph.add_keyframe(keyframe_id, session=0, joins=keyframe_id % 2 == 1)
+    assert graph.within(1, 1) == {0: 0, 1: 0, 2: 1, 3: 1}
+    assert graph.within(2, 1) == {0: 1, 1: 1, 2: 0, 3: 0, 4: 1, 5: 1}
+
+
+def test_a_closure_with_any_image_of_a_moment_is_one_with_all():
+    graph = PlaceGraph()
+    for keyframe_id in range(4):
+        graph.add_keyframe(keyframe_id, session=0, joins=keyframe_id % 2 == 1)
+    for keyframe_id in (4, 5):
+        graph.add_keyframe(keyframe_id, session=1, joins=keyframe_id == 5)
+    graph.add_closure(5, 1)
+    assert graph.within(4, 1) == {4: 0, 5: 0, 0: 1, 1: 1}

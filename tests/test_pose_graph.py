@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -319,3 +320,26 @@ def test_covariances_reach_the_solver_in_its_order() -> None:
     found = invert(optimised[0]) @ optimised[1]
     assert np.linalg.norm(se3_log(invert(T_odometry) @ expected)) > 1e-3
     np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_images_of_one_moment_are_tied_rigidly() -> None:
+    poses = {0: ANYWHERE, 1: ANYWHERE, 2: ANYWHERE @ make_transform(np.eye(3), [1.0, 0, 0])}
+    same, next_moment = odometry_constraints(poses, CONFIG)
+    assert np.linalg.eigvalsh(same.covariance).min() > 0
+    assert np.sqrt(same.covariance[0, 0]) < 0.001 < np.sqrt(next_moment.covariance[0, 0])
+    np.testing.assert_allclose(same.T_first_second, np.eye(4), atol=1e-9)
+
+
+@needs_solver
+def test_a_rig_is_optimised_like_one_camera() -> None:
+    """Keyframes 2 i and 2 i + 1 are the images of moment i; the closures are between images of different cameras."""
+    truth = square_laps()
+    odometry = drifted(truth)
+    closures = lap_closures(truth)
+    one = optimise(odometry, closures, CONFIG)
+    doubled = {2 * i + side: pose for i, pose in odometry.items() for side in range(2)}
+    crossed = [replace(c, query_id=2 * c.query_id + 1, reference_id=2 * c.reference_id) for c in closures]
+    rig = optimise(doubled, crossed, CONFIG)
+    for i, pose in one.items():
+        np.testing.assert_allclose(rig[2 * i], pose, atol=2e-3)
+        np.testing.assert_allclose(rig[2 * i + 1], rig[2 * i], atol=1e-3)

@@ -16,7 +16,7 @@ from progeo_edge.errors import SourceError
 from progeo_edge.map_store import MapStore
 from progeo_edge.runner import RunSummary, percentiles, run
 from progeo_edge.types import Frame, Update
-from tests.small_world import ListSource, camera, encoder, settings, two_passes
+from tests.small_world import ListSource, camera, encoder, rig, settings, there_and_back, two_passes
 
 
 def bad_frame(frame: Frame) -> Frame:
@@ -132,6 +132,18 @@ def test_a_resumed_run_drops_the_torn_line_and_reads_only_what_is_new(tmp_path):
     summary = run_list(tmp_path, store, frames, skip_until_ns=frames[2].stamp_ns)
     assert summary.num_frames == summary.num_keyframes == 2
     assert [record["query_id"] for record in lines(path)] == [0, 1, 2, 3, 4]
+
+
+def test_a_run_killed_between_the_images_of_a_moment_goes_on_with_the_next_image(tmp_path):
+    frames = list(there_and_back()[0][:6])
+    store = MapStore.create(None, encoder().spec)
+    first = LoopDetector(encoder(), store, rig(), settings())
+    for frame in frames[:3]:  # front, rear, front
+        first.process(frame)
+    resumed = LoopDetector(encoder(), store, rig(), settings(), resume=True)
+    summary = run(ListSource(frames), resumed, tmp_path, skip_until_ns=frames[2].stamp_ns)
+    assert summary.num_frames == 3
+    assert [(info.stamp_ns, info.camera) for info in store.infos()] == [(f.stamp_ns, f.camera) for f in frames]
 
 
 def test_a_file_that_is_all_torn_line_becomes_empty(tmp_path):

@@ -78,3 +78,22 @@ def test_the_window_forgets():
     for _ in range(2):
         check.remember([])
     assert check.agreement(50) == 1
+
+
+def test_images_of_one_moment_do_not_support_each_other():
+    check = check_on_line()
+    check.remember([50])
+    check.remember([51], joins=True)
+    assert check.agreement(50, joins=True) == 1
+    assert check.agreement(50) == 2
+
+
+def test_what_any_image_of_a_moment_points_to_counts():
+    """The front camera, going the other way, sees nothing it knows; the rear camera does."""
+    check = check_on_line()
+    for step in range(2):
+        check.remember([7 * step])
+        check.remember([50 - step], joins=True)
+    assert check.passes(48)
+    check.remember([90])
+    assert check.agreement(48, joins=True) == 3

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from progeo_edge.cli.eval import open_encoder
+from progeo_edge.cli.eval_options import open_encoder
 from progeo_edge.config import SearchConfig
 from progeo_edge.evaluation.protocols import (
     DescribedSet,

@@ -1,22 +1,23 @@
-"""`progeo-eval`: recall of an encoder, and precision and recall of the closures of a run."""
+"""`progeo-eval`: what an encoder, a run and the shipped profiles reach against labels or true poses."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from progeo_edge.cli.console import new_app, progress, run_app
-from progeo_edge.cli.eval_tables import print_loops, print_retrieval
-from progeo_edge.errors import ConfigError, SourceError
+from progeo_edge.cli.eval_options import JsonOption, PlotOption, SeedOption, open_encoder, write_json
+from progeo_edge.cli.eval_profiles import PROFILES_HELP, profiles
+from progeo_edge.cli.eval_runs import LOOPS_HELP, TRAJECTORY_HELP, loops, trajectory
+from progeo_edge.cli.eval_tables import print_retrieval
+from progeo_edge.errors import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from progeo_edge.encoders import Encoder
     from progeo_edge.evaluation.protocols import RetrievalSet
 
 RETRIEVAL_HELP = """Recall@1/5/10/20 of an encoder, with bootstrap intervals.
@@ -39,29 +40,15 @@ Examples:
   `progeo-eval retrieval --images DIR --matches matches.csv --times keyframes.csv --exclude-within-s 5`
 """
 
-LOOPS_HELP = """Judge the closures of a run (the --out folder of progeo-run) against labelled pairs.
-
-Prints what the run accepted (precision, recall, false closures by name, revisit events closed) and what each score
-could reach at other thresholds (average precision, max F1, R@100P, R@95P), with block-bootstrap intervals.
-
-Examples:
-
-- `progeo-eval loops out --matches matches.csv`
-
-- `progeo-eval loops out --matches matches.csv --exclude-within-s 30 --json judged.json --plot curves.png`
-"""
-
 app = new_app(
-    "Measure an encoder or a run against labels.\n\n"
+    "Measure an encoder, a run, or the shipped profiles against labels or true poses.\n\n"
     "Examples: `progeo-eval retrieval --queries Q --database DB --matches matches.csv`, "
-    "`progeo-eval loops out --matches matches.csv`"
+    "`progeo-eval loops out --matches matches.csv`, `progeo-eval trajectory out --truth truth.tum`, "
+    "`progeo-eval profiles drive.mp4 --truth truth.tum --out compared`"
 )
-
-JsonOption = Annotated[
-    Path | None, typer.Option("--json", help="write everything as JSON; - prints it in place of the table")
-]
-PlotOption = Annotated[Path | None, typer.Option("--plot", help="write a plot: .png, .svg or .pdf")]
-SeedOption = Annotated[int, typer.Option(min=0, help="of the bootstrap")]
+app.command(help=LOOPS_HELP)(loops)
+app.command(help=TRAJECTORY_HELP)(trajectory)
+app.command(help=PROFILES_HELP)(profiles)
 
 
 @app.command(help=RETRIEVAL_HELP)
@@ -80,6 +67,9 @@ def retrieval(
     encoder: Annotated[
         str, typer.Option(help="vlad, thumbnail, orb-bow, a bundle, or a .safetensors checkpoint")
     ] = "vlad",
+    whitening: Annotated[
+        Path | None, typer.Option(help="whitening of this encoder, from progeo-calibrate whiten")
+    ] = None,
     rerank: Annotated[bool, typer.Option(help="re-rank the first candidates by their appearance grids")] = False,
     rerank_weight: Annotated[float | None, typer.Option(min=0, max=1, help="default: that of the pipeline")] = None,
     block_length: Annotated[
@@ -100,7 +90,7 @@ def retrieval(
     chosen = _choose_set(queries, database, images, matches, places, times, radius_m if utm else None, exclude_within_s)
     default_weight = SearchConfig().rerank_weight if rerank else None
     weight = rerank_weight if rerank and rerank_weight is not None else default_weight
-    model = open_encoder(encoder)
+    model = open_encoder(encoder, whitening)
     try:
         with progress("images") as bar:
             task = bar.add_task(f"describing with {model.spec.name}", total=chosen.num_images)
@@ -126,47 +116,11 @@ def retrieval(
             if ranking.rows[row, 0] >= 0
         ],
     }
-    _write_json(record, json_file)
+    write_json(record, json_file)
     if json_file != Path("-"):
         print_retrieval(name, result, record["encode_ms"])
     if plot is not None:
         plot_recall({name: result}, plot)
-
-
-@app.command(help=LOOPS_HELP)
-def loops(
-    run: Annotated[Path, typer.Argument(help="folder that progeo-run wrote", metavar="DIR", show_default=False)],
-    matches: Annotated[Path, typer.Option(help="table: query, earlier (or database), label", show_default=False)],
-    exclude_within_s: Annotated[
-        float | None, typer.Option(min=0, help="positives closer in time need not be found; default: the run's own")
-    ] = None,
-    block_length: Annotated[
-        int | None, typer.Option(min=1, help="keyframes resampled together; default: square root of their number")
-    ] = None,
-    seed: SeedOption = 0,
-    json_file: JsonOption = None,
-    plot: PlotOption = None,
-) -> None:
-    """Precision and recall of a run; see `LOOPS_HELP`."""
-    from progeo_edge.evaluation.labels import read_matches
-    from progeo_edge.evaluation.loops import judge_loops
-    from progeo_edge.evaluation.plots import check_plot_path, plot_curves
-    from progeo_edge.evaluation.recorded_run import read_run
-
-    if plot is not None:
-        check_plot_path(plot)
-    result = judge_loops(
-        read_run(run),
-        read_matches(matches),
-        exclusion_s=exclude_within_s,
-        block_length=block_length,
-        seed=seed,
-    )
-    _write_json({"run": str(run), "matches": str(matches)} | result.to_dict(), json_file)
-    if json_file != Path("-"):
-        print_loops(result)
-    if plot is not None:
-        plot_curves(result, plot)
 
 
 def main() -> None:
@@ -208,40 +162,10 @@ def _choose_set(
     return protocols.set_from_matches(queries, database, matches)
 
 
-def open_encoder(name: str) -> Encoder:
-    """One of the two baselines by name, or what `load_encoder` opens."""
-    if name == "thumbnail":
-        from progeo_edge.evaluation.baselines import ThumbnailEncoder
-
-        return ThumbnailEncoder()
-    if name == "orb-bow":
-        from progeo_edge.evaluation.baselines import OrbBowEncoder
-
-        return OrbBowEncoder()
-    from progeo_edge.encoders import load_encoder
-
-    return load_encoder(name)
-
-
 def _percentiles(values_ms: NDArray[np.float64]) -> dict[str, float]:
     import numpy as np
 
     return {f"p{percent}": float(np.percentile(values_ms, percent)) for percent in (50, 90, 99)}
-
-
-def _write_json(record: dict[str, Any], path: Path | None) -> None:
-    if path is None:
-        return
-    text = json.dumps(record, indent=2, allow_nan=False)
-    if path == Path("-"):
-        print(text)
-        return
-    from progeo_edge.atomic import write_text
-
-    try:
-        write_text(path, text + "\n")
-    except OSError as error:
-        raise SourceError(f"{path} cannot be written: {error}; choose another --json") from error
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""progeo-map: look into a map, merge, prune, export and salvage."""
+"""progeo-map: look into a map, merge, prune, export, salvage, and find a place in it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from progeo_edge.cli.console import console, new_app, progress, run_app
+from progeo_edge.cli.locate import LOCATE_HELP, locate
 from progeo_edge.errors import InputError, MapError
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ Look into a map, and make other maps from it. No command changes the map it read
     # NumPy, CSV, TUM and JPEG files
     progeo-map export week.progeo -o week/
 
+    # Where does this recording begin?
+    progeo-map locate out/map.progeo tuesday.mp4
+
     # All that can still be read of a damaged map
     progeo-map salvage damaged.progeo -o rescued.progeo
 
@@ -49,6 +53,7 @@ OutFile = Annotated[Path, typer.Option("--out", "-o", help="map file to write")]
 Force = Annotated[bool, typer.Option("--force", help="replace the output when it exists")]
 
 app = new_app(HELP)
+app.command(help=LOCATE_HELP)(locate)
 
 
 @app.command()

@@ -49,7 +49,15 @@ def run(
         Literal["fp32", "fp16", "int8"] | None,
         typer.Option(help="of a bundle; by default fp16 with TensorRT where the bundle has it, else fp32"),
     ] = None,
-    camera: Annotated[Path | None, typer.Option(help="camera YAML: ours, or a ROS camera_info file")] = None,
+    whitening: Annotated[
+        Path | None, typer.Option(help="whitening of this encoder, from progeo-calibrate whiten")
+    ] = None,
+    camera: Annotated[
+        Path | None, typer.Option(help="camera YAML: ours, a ROS camera_info file, or that of a rig (docs/rigs.md)")
+    ] = None,
+    cameras: Annotated[
+        str | None, typer.Option(help="folder, EuRoC: subfolders of a rig's cameras, as front,rear")
+    ] = None,
     existing_map: Annotated[
         Path | None,
         typer.Option("--map", help="known map to recognise places of; it is copied into --out, never changed"),
@@ -64,7 +72,9 @@ def run(
     stamps: Annotated[Path | None, typer.Option(help="file with the times of an image folder")] = None,
     fps: Annotated[float | None, typer.Option(help="image folder without times: frames per second")] = None,
     poses: Annotated[Path | None, typer.Option(help="image folder: CSV with the odometry of its images")] = None,
-    image_topic: Annotated[str | None, typer.Option(help="bag: topic of the images")] = None,
+    image_topic: Annotated[
+        str | None, typer.Option(help="bag: topic of the images; of a rig front=TOPIC,rear=TOPIC")
+    ] = None,
     odom_topic: Annotated[str | None, typer.Option(help="bag: topic of the odometry")] = None,
     depth_topic: Annotated[str | None, typer.Option(help="bag: topic of the depth images")] = None,
     right_topic: Annotated[str | None, typer.Option(help="bag: topic of the right images of a rectified pair")] = None,
@@ -73,7 +83,7 @@ def run(
     report: Annotated[bool, typer.Option(help="write report.html")] = True,
 ) -> None:
     """Wire source, encoder, map and detector together; run; write the results; say what was found."""
-    from progeo_edge.camera_file import load_camera
+    from progeo_edge.camera_file import load_cameras
     from progeo_edge.config import load_config
     from progeo_edge.detector import LoopDetector
     from progeo_edge.encoders import load_encoder
@@ -85,7 +95,7 @@ def run(
     config = load_config(
         config_file, profile=profile, overrides=settings or (), defaults={"budget": {"deadline_ms": 0.0}}
     )
-    calibration = load_camera(camera) if camera else None
+    calibration = load_cameras(camera) if camera else None
     frames = open_source(
         source,
         kind=kind,
@@ -94,13 +104,14 @@ def run(
         stamps=stamps,
         poses=poses,
         camera=calibration,
+        cameras=cameras,
         image_topic=image_topic,
         odom_topic=odom_topic,
         depth_topic=depth_topic,
         right_topic=right_topic,
         camera_info_topic=camera_info_topic,
     )
-    model = load_encoder(encoder, backend=backend, precision=precision)
+    model = load_encoder(encoder, backend=backend, precision=precision, whitening=whitening)
     with open_run_folder(out, model.spec, config, existing_map=existing_map, resume=resume, force=force) as map_store:
         detector = LoopDetector(model, map_store, frames.camera, config, session=frames.name, resume=resume)
         skip_until_ns = _last_stamp_ns(map_store) if resume else None

@@ -10,6 +10,7 @@ from progeo_edge.config import Config
 from progeo_edge.consistency.drift import Drives
 from progeo_edge.consistency.measured import NO_LEVER, measured
 from progeo_edge.consistency.pairwise import Ends, disagreement2, floor_covariance, largest_clique, legs
+from progeo_edge.geometry import FloatArray, camera_named
 from progeo_edge.map_store import MapStore
 from progeo_edge.types import Candidate, Keyframe, LoopClosure, Status, Transform
 
@@ -63,15 +64,13 @@ class ClosureAgreement:
         self._drives = drives
         self._session = current_session
         self._floor = floor_covariance(config.odometry.floor_m, config.odometry.floor_deg)
-        self._levers = {
-            s.id: NO_LEVER if s.camera is None else s.camera.T_base_camera[:3, 3] for s in map_store.sessions()
-        }
-        self._session_of = {info.id: info.session for info in map_store.infos()}
+        self._cameras = {session.id: session.camera for session in map_store.sessions()}
+        self._origins = {info.id: (info.session, info.camera) for info in map_store.infos()}
         self._published: deque[_Known] = deque(maxlen=config.consistency.window)
         self._withheld: deque[_Known] = deque(maxlen=config.consistency.window)
         for closure in map_store.closures():
-            if self._session_of[closure.query_id] == current_session:
-                self._published.extend(self._known([closure], current_session))
+            if self._origins[closure.query_id][0] == current_session:
+                self._published.extend(self._known([closure]))
 
     def judge(self, keyframe: Keyframe, candidates: Sequence[Candidate]) -> Agreed:
         """Withhold accepted candidates that contradict their neighbours. Changes nothing that the next call sees."""
@@ -83,7 +82,7 @@ class ClosureAgreement:
         released: list[LoopClosure] = []
         doubtful: list[tuple[int, int]] = []
         for candidate in candidates:
-            new = self._known([closure_of(keyframe.id, candidate)], keyframe.session)
+            new = self._known([closure_of(keyframe.id, candidate)], keyframe)
             if candidate.status is Status.ACCEPTED and new:
                 outvoted: list[_Known] = []
                 if config.enabled:
@@ -99,14 +98,14 @@ class ClosureAgreement:
 
     def remember(self, keyframe: Keyframe, agreed: Agreed) -> None:
         """The keyframe is in the map, with the closures that were accepted and released."""
-        self._session_of[keyframe.id] = keyframe.session
+        self._origins[keyframe.id] = (keyframe.session, keyframe.camera)
         self._published = self._without(self._published, agreed.doubtful)
         self._withheld = self._without(self._withheld, [(c.query_id, c.reference_id) for c in agreed.released])
         published = [c for c in agreed.candidates if c.status is Status.ACCEPTED]
         withheld = [c for c in agreed.candidates if c.status in _WITHHELD]
-        self._published.extend(self._known(agreed.released, keyframe.session))
-        self._published.extend(self._known([closure_of(keyframe.id, c) for c in published], keyframe.session))
-        self._withheld.extend(self._known([closure_of(keyframe.id, c) for c in withheld], keyframe.session))
+        self._published.extend(self._known(agreed.released))
+        self._published.extend(self._known([closure_of(keyframe.id, c) for c in published]))
+        self._withheld.extend(self._known([closure_of(keyframe.id, c) for c in withheld]))
 
     def _vote(
         self, candidate: Candidate, new: _Known, accepted: Sequence[_Known], T_odom_query: Transform
@@ -161,19 +160,28 @@ class ClosureAgreement:
     def _is_near(self, compared: _Compared) -> bool:
         return compared.metres <= self._config.consistency.max_leg_m
 
-    def _known(self, closures: Iterable[LoopClosure], query_session: int | None) -> list[_Known]:
-        """The closures that have a pose."""
+    def _known(self, closures: Iterable[LoopClosure], newest: Keyframe | None = None) -> list[_Known]:
+        """The closures that have a pose.
+
+        Args:
+            closures: Of keyframes in the map, or of the newest one.
+            newest: The keyframe that is not in the map yet.
+        """
+        origins = self._origins if newest is None else {newest.id: (newest.session, newest.camera)}
         result = []
         for closure in closures:
-            session = self._session_of[closure.reference_id]
-            if query_session is None:
-                continue
-            lever_query, lever_reference = (self._levers.get(s, NO_LEVER) for s in (query_session, session))
-            pose = measured(closure, self._config, lever_query, lever_reference)
+            query = origins[closure.query_id]
+            reference = self._origins[closure.reference_id]
+            pose = measured(closure, self._config, self._lever_m(*query), self._lever_m(*reference))
             if pose is not None:
-                ends = Ends(closure.query_id, closure.reference_id, query_session, session, pose)
-                result.append(_Known(closure, ends))
+                result.append(
+                    _Known(closure, Ends(closure.query_id, closure.reference_id, query[0], reference[0], pose))
+                )
         return result
+
+    def _lever_m(self, session: int, camera_name: str) -> FloatArray:
+        camera = camera_named(self._cameras.get(session), camera_name)
+        return NO_LEVER if camera is None else camera.T_base_camera[:3, 3]
 
     def _without(self, known: deque[_Known], pairs: Sequence[tuple[int, int]]) -> deque[_Known]:
         kept = [k for k in known if (k.ends.query_id, k.ends.reference_id) not in pairs]

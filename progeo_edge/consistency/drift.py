@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from progeo_edge.config import OdometryConfig
-from progeo_edge.constraints import STEP_FLOOR_M, step_covariance
+from progeo_edge.constraints import STEP_FLOOR_M, keyframe_step_covariance
 from progeo_edge.geometry import FloatArray, adjoint, invert
 from progeo_edge.map_rows import KeyframeInfo
 from progeo_edge.types import Transform
@@ -119,6 +119,11 @@ class DrivenPath:
         up = self._poses[reference_id][:3, :3].T @ up_odom
         return Prediction(T_reference_query, covariance, up, float(np.sqrt(height_var_m2)))
 
+    def covariance(self, reference_id: int, T_odom_query: Transform) -> FloatArray | None:
+        """(6, 6) of the prediction; None when nothing is known of the way since the reference."""
+        prediction = self.predict(reference_id, T_odom_query)
+        return None if prediction is None else prediction.covariance
+
     def _vertical(self) -> FloatArray | None:
         """(3,) in the odometry frame: known to be its z axis, or what all keyframes of a level drive turned about."""
         if self._config.gravity_aligned:
@@ -146,7 +151,7 @@ class DrivenPath:
 
     def _step(self, T_odom_first: Transform, T_odom_second: Transform) -> FloatArray:
         to_odom = adjoint(T_odom_second)
-        step = step_covariance(invert(T_odom_first) @ T_odom_second, self._config)
+        step = keyframe_step_covariance(invert(T_odom_first) @ T_odom_second, self._config)
         return np.asarray(to_odom @ step @ to_odom.T)
 
 

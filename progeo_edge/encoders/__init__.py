@@ -36,7 +36,11 @@ class Encoder(Protocol):
 
 
 def load_encoder(
-    path: str | Path = "vlad", *, backend: Backend = "auto", precision: Precision | None = None
+    path: str | Path = "vlad",
+    *,
+    backend: Backend = "auto",
+    precision: Precision | None = None,
+    whitening: str | Path | None = None,
 ) -> Encoder:
     """Open an encoder. The log (INFO) says what really runs, and why a better backend does not.
 
@@ -49,11 +53,26 @@ def load_encoder(
             when an engine for this device has been built, else "onnx".
         precision: Of a bundle. None takes FP16 where TensorRT runs a bundle that has it, else FP32. Maps of the two fit
             each other; INT8 is another model to them.
+        whitening: File of `progeo-calibrate whiten`, learned for this model; the two together are another model to
+            maps. None for none.
 
     Raises:
         ModelError: missing, altered or unsuitable model; missing extra; a backend or precision that the model or this
             device does not have.
     """
+    inner = _open(path, backend, precision)
+    if whitening is None:
+        return inner
+    from progeo_edge.encoders.whitening import WhitenedEncoder, load_whitening
+
+    try:
+        return WhitenedEncoder(inner, load_whitening(whitening))
+    except BaseException:
+        inner.close()
+        raise
+
+
+def _open(path: str | Path, backend: Backend, precision: Precision | None) -> Encoder:
     check_choice(backend, precision)
     is_checkpoint = Path(path).suffix.lower() == ".safetensors"
     if str(path) != "vlad" and not is_checkpoint:

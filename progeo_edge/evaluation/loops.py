@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,133 +22,21 @@ from progeo_edge.evaluation.bootstrap import (
 from progeo_edge.evaluation.curves import Curve, precision_recall
 from progeo_edge.evaluation.labelled_run import LabelledRun, label_run
 from progeo_edge.evaluation.labels import Matches
+from progeo_edge.evaluation.loops_result import RECALL_GRID, CurveResult, LoopsResult
+from progeo_edge.evaluation.promise import false_rates
 from progeo_edge.evaluation.recorded_run import SCORES, RecordedRun, RunClosure, RunKeyframe
+from progeo_edge.evaluation.reliability import judge_probabilities
+from progeo_edge.evaluation.true_poses import TruePoses, label_by_poses
 
 logger = logging.getLogger(__name__)
-
-RECALL_GRID = np.linspace(0.0, 1.0, 101)
-
-
-@dataclass(frozen=True, slots=True)
-class CurveResult:
-    """What one score would reach, were the best candidate of each keyframe accepted from some threshold on.
-
-    Attributes:
-        score: similarity, rerank_score, probability or num_inliers.
-        curve: The precision-recall curve.
-        average_precision: Area under it.
-        max_f1: Best harmonic mean; its threshold is `max_f1_threshold`.
-        recall_at_100: R@100P, decided by the single most confident error; its threshold is `recall_at_100_threshold`.
-        recall_at_95: R@95P.
-        band: (2, 101) precision bounds at `RECALL_GRID`; NaN beyond what most samples reach.
-        num_neutral: Keyframes whose best candidate is neutral; they make no prediction.
-    """
-
-    score: str
-    curve: Curve
-    average_precision: Interval
-    max_f1: Interval
-    max_f1_threshold: float
-    recall_at_100: Interval
-    recall_at_100_threshold: float
-    recall_at_95: Interval
-    band: NDArray[np.float64]
-    num_neutral: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "average_precision": self.average_precision.to_dict(),
-            "max_f1": self.max_f1.to_dict() | {"threshold": _finite(self.max_f1_threshold)},
-            "recall_at_100_precision": self.recall_at_100.to_dict()
-            | {"threshold": _finite(self.recall_at_100_threshold)},
-            "recall_at_95_precision": self.recall_at_95.to_dict(),
-            "num_neutral": self.num_neutral,
-            "curve": {
-                "threshold": self.curve.thresholds.tolist(),
-                "precision": self.curve.precision.tolist(),
-                "recall": self.curve.recall.tolist(),
-            },
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class LoopsResult:
-    """A run judged.
-
-    Attributes:
-        num_keyframes: Keyframes of the run.
-        num_revisits: Those with at least one positive; the denominator of every recall.
-        num_excluded: As in `LabelledRun`.
-        num_unlisted: As in `LabelledRun`.
-        exclusion_s: Positives closer in time than this are nothing to find.
-        num_closures: Closures accepted by the run: right, neutral and wrong ones.
-        num_neutral_closures: Closures on pairs of the neutral band.
-        precision: Right closures / (right + wrong).
-        recall: Share of the revisits with at least one right closure.
-        false_closures: The wrong ones.
-        num_events: Runs of consecutive revisits.
-        event_recall: Share of events with at least one right closure.
-        curves: Per score that the run wrote.
-        statuses: Keyframes per status.
-        candidate_statuses: Candidates per status.
-        block_length: Neighbouring keyframes resampled together for the intervals.
-    """
-
-    num_keyframes: int
-    num_revisits: int
-    num_excluded: int
-    num_unlisted: int
-    exclusion_s: float
-    num_closures: int
-    num_neutral_closures: int
-    precision: Interval
-    recall: Interval
-    false_closures: tuple[RunClosure, ...]
-    num_events: int
-    event_recall: Interval
-    curves: tuple[CurveResult, ...]
-    statuses: Mapping[str, int]
-    candidate_statuses: Mapping[str, int]
-    block_length: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "num_keyframes": self.num_keyframes,
-            "num_revisits": self.num_revisits,
-            "num_excluded": self.num_excluded,
-            "num_unlisted": self.num_unlisted,
-            "exclusion_s": self.exclusion_s,
-            "block_length": self.block_length,
-            "accepted": {
-                "num_closures": self.num_closures,
-                "num_neutral": self.num_neutral_closures,
-                "num_false": len(self.false_closures),
-                "precision": self.precision.to_dict(),
-                "recall": self.recall.to_dict(),
-                "false_closures": [
-                    {
-                        "query": closure.query,
-                        "reference": closure.reference,
-                        "similarity": closure.similarity,
-                        "num_inliers": closure.num_inliers,
-                    }
-                    for closure in self.false_closures
-                ],
-            },
-            "events": {"num": self.num_events, "recall": self.event_recall.to_dict()},
-            "curves": {curve.score: curve.to_dict() for curve in self.curves},
-            "statuses": dict(self.statuses),
-            "candidate_statuses": dict(self.candidate_statuses),
-        }
 
 
 def judge_loops(
     run: RecordedRun,
-    matches: Matches,
+    truth: Matches | TruePoses,
     *,
     exclusion_s: float | None = None,
+    promised_per_hour: float | None = None,
     block_length: int | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -158,21 +45,22 @@ def judge_loops(
 
     Args:
         run: The run.
-        matches: The labelled pairs; the order of the keyframes decides which of a pair is the query.
+        truth: The labelled pairs, of which the later keyframe asks; or true poses.
         exclusion_s: Positives closer in time than this are nothing to find; None takes the run's own.
+        promised_per_hour: False accepts per hour before geometry to hold the run against; None takes the run's own.
         block_length: Of the block bootstrap over keyframes; None takes the square root of their number.
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
 
     Raises:
-        SourceError: names of run and table do not meet, or there is no revisit to find.
+        SourceError: run and truth do not meet, or there is no revisit to find.
     """
     exclusion_s = run.exclusion_s if exclusion_s is None else exclusion_s
-    labelled = label_run(run, matches, exclusion_s)
+    labelled = label(run, truth, exclusion_s)
     has_positive = labelled.has_positive()
     if not has_positive.any():
         raise SourceError(
-            f"no keyframe of {run.path} has a positive in {matches.path} outside the exclusion of {exclusion_s:g} s; "
+            f"no keyframe of {run.path} has a positive in {truth.path} outside the exclusion of {exclusion_s:g} s; "
             "check the labels, or set another --exclude-within-s"
         )
     length = default_block_length(len(run.keyframes)) if block_length is None else block_length
@@ -180,6 +68,7 @@ def judge_loops(
     accepted = _judge_closures(run, labelled)
     precision, recall = measure.accepted(accepted)
     events = labelled.events()
+    probabilities = best_candidates(run.keyframes, "probability", labelled)
     return LoopsResult(
         num_keyframes=len(run.keyframes),
         num_revisits=int(has_positive.sum()),
@@ -199,7 +88,17 @@ def judge_loops(
         statuses=Counter(keyframe.status for keyframe in run.keyframes),
         candidate_statuses=Counter(c.status for keyframe in run.keyframes for c in keyframe.candidates),
         block_length=length,
+        missed_events=tuple(_ends(run, event) for event in events if not (accepted.right[event] > 0).any()),
+        rates=false_rates(run, labelled, accepted.false_closures, promised_per_hour),
+        reliability=judge_probabilities(*probabilities, block_length=length, resamples=resamples, seed=seed),
     )
+
+
+def label(run: RecordedRun, truth: Matches | TruePoses, exclusion_s: float) -> LabelledRun:
+    """Put the truth on the keyframes of a run, whatever kind it is of."""
+    if isinstance(truth, TruePoses):
+        return label_by_poses(run, truth, exclusion_s)
+    return label_run(run, truth, exclusion_s)
 
 
 def best_candidates(
@@ -317,6 +216,10 @@ class _Measure:
         )
 
 
+def _ends(run: RecordedRun, event: NDArray[np.int64]) -> tuple[str, str]:
+    return run.keyframes[event[0]].query, run.keyframes[event[-1]].query
+
+
 def _figures(curve: Curve) -> NDArray[np.float64]:
     return np.array(
         [
@@ -335,7 +238,3 @@ def _scores_in(run: RecordedRun) -> list[str]:
 
 def _ratio(part: int, whole: int) -> float:
     return part / whole if whole else float("nan")
-
-
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None

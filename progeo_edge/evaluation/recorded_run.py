@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from progeo_edge.config import load_config
+from progeo_edge.config import Config, load_config
 from progeo_edge.errors import SourceError
 from progeo_edge.types import Status
 
@@ -23,7 +23,7 @@ class ScoredReference:
     Attributes:
         reference: Name of the reference.
         status: Reason for "no", or ACCEPTED.
-        scores: similarity, rerank_score, probability, num_inliers; those that were written and not null.
+        scores: similarity, rerank_score, probability, motion_score, num_inliers; those that were written and not null.
     """
 
     reference: str
@@ -60,15 +60,22 @@ class RecordedRun:
         keyframes: In the order of the run.
         closures: The accepted ones.
         exclusion_s: `exclusion.time_s` of the run's config.yaml; 0 without that file.
+        max_false_per_hour: `calibration.max_false_per_hour` of it; None without calibration.
     """
 
     path: Path
     keyframes: tuple[RunKeyframe, ...]
     closures: tuple[RunClosure, ...]
     exclusion_s: float
+    max_false_per_hour: float | None = None
+
+    @property
+    def hours(self) -> float:
+        """Time from the first keyframe to the last."""
+        return (self.keyframes[-1].stamp_ns - self.keyframes[0].stamp_ns) * 1e-9 / 3600.0
 
 
-SCORES = ("similarity", "rerank_score", "probability", "num_inliers")
+SCORES = ("similarity", "rerank_score", "probability", "motion_score", "num_inliers")
 
 
 def read_run(path: Path) -> RecordedRun:
@@ -88,8 +95,17 @@ def read_run(path: Path) -> RecordedRun:
     closures = path / "closures.jsonl"
     accepted = tuple(_closure(record, where) for record, where in _records(closures)) if closures.is_file() else ()
     config = path / "config.yaml"
-    exclusion_s = load_config(config).exclusion.time_s if config.is_file() else 0.0
-    return RecordedRun(path, kept, accepted, exclusion_s)
+    if not config.is_file():
+        return RecordedRun(path, kept, accepted, exclusion_s=0.0)
+    settings = load_config(config)
+    return RecordedRun(path, kept, accepted, settings.exclusion.time_s, _promised_per_hour(settings))
+
+
+def _promised_per_hour(settings: Config) -> float | None:
+    calibration = getattr(settings, "calibration", None)
+    if calibration is None or not calibration.enabled:
+        return None
+    return float(calibration.max_false_per_hour)
 
 
 def _records(path: Path) -> list[tuple[dict[str, object], str]]:

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from progeo_edge.atomic import write_text
+from progeo_edge.calibration import Calibration, document_key
 from progeo_edge.config import Config, load_config
 from progeo_edge.map_store import MapStore
 from progeo_edge.report import plots
+from progeo_edge.report.calibration import calibration_histogram
 from progeo_edge.report.pairs import accepted_pairs, refused_pairs, revisits
 from progeo_edge.report.words import MEANING, count, duration
 from progeo_edge.types import LoopClosure, PoseKind, Status
@@ -64,6 +66,7 @@ def _content(out_dir: Path, map_store: MapStore) -> dict[str, Any]:
         "refused": refused_pairs(map_store, records),
         "path_plot": _path_plot(load_config(out_dir / "config.yaml"), infos, closures, pairs, summary),
         "matrix_plot": plots.similarity_matrix(map_store.descriptors()[1], pairs) if len(infos) > 1 else "",
+        "calibrations": _calibrations(map_store, load_config(out_dir / "config.yaml")),
         "status_plot": plots.bars(summary["statuses"], "frames") if summary["statuses"] else "",
         "candidate_plot": plots.bars(refused, "candidates") if refused else "",
         "stage_plot": plots.stage_bars(summary["stages_ms"]) if summary["stages_ms"] else "",
@@ -93,6 +96,9 @@ def _tiles(summary: Mapping[str, Any], closures: Sequence[LoopClosure]) -> list[
         (f"{len(closures)}", f"loop closures, {metric} of them metric"),
         (f"{sum(summary['candidate_statuses'].values())}", "candidates looked at"),
     ]
+    reverse = sum(1 for c in closures if c.is_reverse)
+    if reverse:
+        tiles.append((f"{reverse}", "closures of a place passed the other way round"))
     if "total" in summary["stages_ms"]:
         tiles.append((f"{summary['stages_ms']['total']['p50']:.0f} ms", "per keyframe, median"))
     if summary["skipped"]:
@@ -126,6 +132,19 @@ def _path_plot(
         lines = {"truth": np.array(summary["truth"]["positions"]), **lines}
     drawn_on = "with loop closures" if optimised is not None else "odometry"
     return {"svg": plots.trajectories(lines, pairs, drawn_on=drawn_on), "caption": caption}
+
+
+def _calibrations(map_store: MapStore, config: Config) -> list[dict[str, str]]:
+    """Name, picture and sentence of every camera that is calibrated."""
+    promised = config.calibration.max_false_per_hour
+    result = []
+    for camera in sorted({info.camera for info in map_store.infos()}):
+        document = map_store.document(document_key(camera))
+        if document is not None:
+            calibration = Calibration.from_dict(document)
+            svg = calibration_histogram(calibration, promised)
+            result.append({"camera": camera, "svg": svg, "advice": calibration.advice(promised)})
+    return result
 
 
 def _optimised(config: Config, infos: Sequence[Any], closures: Sequence[LoopClosure]) -> plots.Line | None:

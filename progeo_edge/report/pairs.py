@@ -91,6 +91,7 @@ def _accepted_pair(map_store: MapStore, names: Mapping[int, str], closure: LoopC
         "query": names[closure.query_id],
         "reference": names[closure.reference_id],
         "facts": _closure_facts(closure),
+        "is_reverse": bool(closure.is_reverse),
     }
 
 

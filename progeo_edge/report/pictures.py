@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 from typing import cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from progeo_edge.atomic import write_bytes
+from progeo_edge.errors import InputError
 from progeo_edge.types import Image
 
 PAIR_HEIGHT_PX = 220
@@ -24,7 +27,17 @@ def pair_picture(
     query_points: NDArray[np.float32] | None = None,
     reference_points: NDArray[np.float32] | None = None,
 ) -> str:
-    """Query left, reference right, inliers joined by lines, as a JPEG data URI.
+    """`draw_pair` as a JPEG data URI."""
+    return data_uri(draw_pair(query, reference, query_points, reference_points))
+
+
+def draw_pair(
+    query: Image,
+    reference: Image,
+    query_points: NDArray[np.float32] | None = None,
+    reference_points: NDArray[np.float32] | None = None,
+) -> Image:
+    """Query left, reference right, inliers joined by lines: (220, W, 3) uint8 BGR.
 
     Args:
         query: (H, W, 3) or (H, W) uint8.
@@ -43,7 +56,7 @@ def pair_picture(
             cv2.line(canvas, start, end, LINE_BGR, 1, cv2.LINE_AA)
             for point in (start, end):
                 cv2.circle(canvas, point, 2, POINT_BGR, -1, cv2.LINE_AA)
-    return data_uri(canvas)
+    return cast(Image, canvas)
 
 
 def data_uri(image: Image, *, quality: int = 82) -> str:
@@ -52,6 +65,21 @@ def data_uri(image: Image, *, quality: int = 82) -> str:
     if not done:
         raise ValueError(f"image of shape {image.shape} cannot be coded as JPEG")
     return "data:image/jpeg;base64," + base64.b64encode(code.tobytes()).decode()
+
+
+def write_picture(path: Path, image: Image) -> None:
+    """Write a .jpg or .png atomically.
+
+    Raises:
+        InputError: the folder is missing or not writable.
+    """
+    done, code = cv2.imencode(path.suffix, image)
+    if not done:
+        raise ValueError(f"image of shape {image.shape} cannot be coded as {path.suffix}")
+    try:
+        write_bytes(path, code.tobytes())
+    except OSError as error:
+        raise InputError(f"picture {path} cannot be written: {error}; choose another folder") from error
 
 
 def _at_height(image: Image) -> Image:

@@ -35,7 +35,7 @@ def similarity_matrix(descriptors: NDArray[np.float32], closures: Sequence[tuple
     matrix = thinned @ thinned.T
     np.fill_diagonal(matrix, np.nan)
     low, high = (float(v) for v in np.nanpercentile(matrix, [20, 99.8])) if len(thinned) > 1 else (0.0, 1.0)
-    with _figure(5.4, 4.8) as (svg, axes):
+    with figure(5.4, 4.8) as (svg, axes):
         shown = axes.imshow(matrix, cmap="magma", vmin=low, vmax=max(high, low + 1e-3), interpolation="nearest")
         if closures:
             query, reference = np.array(closures, dtype=float).T / step
@@ -49,7 +49,7 @@ def similarity_matrix(descriptors: NDArray[np.float32], closures: Sequence[tuple
 
 def timeline(seconds: Line, closures: Sequence[tuple[int, int]]) -> str:
     """Keyframes along time, every closure an arc back to the place it recognises."""
-    with _figure(8.6, 2.6) as (svg, axes):
+    with figure(8.6, 2.6) as (svg, axes):
         for query, reference in closures:
             start, end = seconds[reference], seconds[query]
             angle = np.linspace(0, np.pi, 40)
@@ -58,7 +58,7 @@ def timeline(seconds: Line, closures: Sequence[tuple[int, int]]) -> str:
         axes.plot(seconds, np.zeros_like(seconds), "|", color=INK, ms=6, mew=0.6)
         axes.set_xlabel("time in seconds")
         axes.set_yticks([])
-        _no_frame(axes, keep="bottom")
+        no_frame(axes, keep="bottom")
     return svg[0]
 
 
@@ -71,7 +71,7 @@ def trajectories(lines: Mapping[str, Line], closures: Sequence[tuple[int, int]],
         drawn_on: The line on which the closures are drawn.
     """
     colours = {"truth": TRUTH, "odometry": "#e8590c", "with loop closures": ACCENT}
-    with _figure(5.4, 4.8) as (svg, axes):
+    with figure(5.4, 4.8) as (svg, axes):
         for query, reference in closures:
             axes.plot(*lines[drawn_on][[query, reference]].T, color=CLOSURE, lw=0.8, alpha=0.6)
         for name, line in lines.items():
@@ -84,19 +84,19 @@ def trajectories(lines: Mapping[str, Line], closures: Sequence[tuple[int, int]],
         axes.set_xlabel("x in metres")
         axes.set_ylabel("y in metres")
         axes.legend(frameon=False, fontsize=8)
-        _no_frame(axes, keep="both")
+        no_frame(axes, keep="both")
     return svg[0]
 
 
 def bars(values: Mapping[str, float], label: str) -> str:
     """Horizontal bars, largest first."""
     ranked = sorted(values.items(), key=lambda item: item[1])
-    with _figure(6.4, 0.5 + 0.28 * len(ranked)) as (svg, axes):
+    with figure(6.4, 0.5 + 0.28 * len(ranked)) as (svg, axes):
         colours = [CLOSURE if name == "ACCEPTED" else ACCENT for name, _ in ranked]
         drawn = axes.barh([name for name, _ in ranked], [value for _, value in ranked], color=colours, height=0.65)
         axes.bar_label(drawn, padding=3, fontsize=8, color=INK)
         axes.set_xlabel(label)
-        _no_frame(axes, keep="left")
+        no_frame(axes, keep="left")
         axes.set_xticks([])
     return svg[0]
 
@@ -104,17 +104,17 @@ def bars(values: Mapping[str, float], label: str) -> str:
 def stage_bars(stages_ms: Mapping[str, Mapping[str, float]]) -> str:
     """Median and 99th percentile per stage."""
     names = [name for name in stages_ms if name != "total"][::-1]
-    with _figure(6.4, 0.7 + 0.28 * len(names)) as (svg, axes):
+    with figure(6.4, 0.7 + 0.28 * len(names)) as (svg, axes):
         axes.barh(names, [stages_ms[n]["p99"] for n in names], color="#d0ebff", height=0.65, label="p99")
         axes.barh(names, [stages_ms[n]["p50"] for n in names], color=ACCENT, height=0.65, label="median")
         axes.set_xlabel("milliseconds per keyframe")
         axes.legend(frameon=False, fontsize=8)
-        _no_frame(axes, keep="both")
+        no_frame(axes, keep="both")
     return svg[0]
 
 
 @contextmanager
-def _figure(width_in: float, height_in: float) -> Iterator[tuple[list[str], Axes]]:
+def figure(width_in: float, height_in: float) -> Iterator[tuple[list[str], Axes]]:
     """A figure whose SVG is appended to the yielded list at the end."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -146,7 +146,8 @@ def _thin_ticks(axes: Axes, step: int) -> None:
         axes.yaxis.set_major_formatter(lambda value, _: f"{value * step:.0f}")
 
 
-def _no_frame(axes: Axes, *, keep: str) -> None:
+def no_frame(axes: Axes, *, keep: str) -> None:
+    """Leave only the lines at the bottom, at the left, or both."""
     kept = {"bottom": {"bottom"}, "left": {"left"}, "both": {"left", "bottom"}}[keep]
     for side in ("left", "right", "top", "bottom"):
         axes.spines[side].set_visible(side in kept)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from progeo_edge.errors import SourceError
-from progeo_edge.geometry import Camera
+from progeo_edge.geometry import Cameras
 from progeo_edge.sources.base import SkippedFrame, Source
 from progeo_edge.sources.images import IMAGE_SUFFIXES
+from progeo_edge.sources.rig import by_camera, camera_names, single_calibration
 
 __all__ = ["KINDS", "Kind", "SkippedFrame", "Source", "open_source"]
 
@@ -28,14 +29,15 @@ KINDS: dict[Kind, str] = {
 
 _TOPIC_OPTIONS = ("image_topic", "odom_topic", "camera_info_topic", "depth_topic", "right_topic")
 _OPTIONS: dict[Kind, tuple[str, ...]] = {
-    "folder": ("fps", "stamps", "poses"),
+    "folder": ("fps", "stamps", "poses", "cameras"),
     "list": ("fps",),
     "video": ("fps",),
     "tum": (),
-    "euroc": (),
+    "euroc": ("cameras",),
     "kitti": ("poses",),
     "bag": _TOPIC_OPTIONS,
 }
+_TOPICS_BY_CAMERA = ("image_topic", "camera_info_topic", "depth_topic", "right_topic")
 _LIST_SUFFIXES = (".csv", ".txt")
 
 
@@ -47,12 +49,13 @@ def open_source(
     fps: float | None = None,
     stamps: Path | None = None,
     poses: Path | None = None,
-    camera: Camera | None = None,
-    image_topic: str | None = None,
+    camera: Cameras | None = None,
+    cameras: str | Sequence[str] | None = None,
+    image_topic: str | Mapping[str, str] | None = None,
     odom_topic: str | None = None,
-    camera_info_topic: str | None = None,
-    depth_topic: str | None = None,
-    right_topic: str | None = None,
+    camera_info_topic: str | Mapping[str, str] | None = None,
+    depth_topic: str | Mapping[str, str] | None = None,
+    right_topic: str | Mapping[str, str] | None = None,
 ) -> Source:
     """Open anything that holds frames.
 
@@ -63,8 +66,10 @@ def open_source(
         fps: folder, list: frames per second when there are no stamps (1 when None). video: instead of its stamps.
         stamps: folder: list of stamps, by image or in order.
         poses: folder: list of poses by image. kitti: pose file.
-        camera: Intrinsics and mounting; None takes what the data state.
-        image_topic: bag: needed when there are several.
+        camera: Intrinsics and mounting, of a rig by the name of the camera; None takes what the data state.
+        cameras: folder, euroc: subfolders of the cameras of a rig, a list or "front,rear".
+        image_topic: bag: needed when there are several. Of a rig the topics by the name of the camera, a mapping or
+            "front=TOPIC,rear=TOPIC"; so too the three below.
         odom_topic: bag: needed when there are several; "none" uses none.
         camera_info_topic: bag: None takes camera_info beside the image topic.
         depth_topic: bag: depth registered to the image.
@@ -81,8 +86,10 @@ def open_source(
         raise SourceError(f"source {path} does not exist; check the path")
     if kind != "auto" and kind not in get_args(Kind):
         raise SourceError(f"kind {kind!r} is unknown; expected auto, {', '.join(KINDS)}")
-    chosen = _detect(path) if kind == "auto" else cast(Kind, kind)
+    names = None if cameras is None else camera_names(cameras)
+    chosen = _detect(path, names) if kind == "auto" else cast(Kind, kind)
     given: dict[str, Any] = {
+        "cameras": names,
         "fps": fps,
         "stamps": stamps,
         "poses": poses,
@@ -93,6 +100,7 @@ def open_source(
         "right_topic": right_topic,
     }
     options = {name: value for name, value in given.items() if value is not None}
+    options |= {name: by_camera(name, options[name]) for name in _TOPICS_BY_CAMERA if name in options}
     _check_options(path, chosen, options)
     return _open(chosen, path, rate_hz=rate_hz, camera=camera, **options)
 
@@ -112,7 +120,25 @@ def _open(kind: Kind, path: Path, **options: Any) -> Source:  # noqa: ANN401
     expects_folder = kind in ("folder", "tum", "euroc", "kitti")
     if kind != "bag" and path.is_dir() != expects_folder:
         raise SourceError(f"source {path} is a {'folder' if path.is_dir() else 'file'}; kind {kind} is {KINDS[kind]}")
+    if "cameras" in options and kind == "folder":
+        return _open_rig_folder(path, options)
+    if kind == "bag" and isinstance(options.get("image_topic"), dict):
+        return bag.open_rig_bag(path, **options)
+    if kind not in ("list", "euroc"):
+        options["camera"] = single_calibration(options["camera"], str(path))
     return openers[kind](path, **options)
+
+
+def _open_rig_folder(path: Path, options: dict[str, Any]) -> Source:
+    from progeo_edge.sources.folder import open_rig_folder
+
+    for name in ("stamps", "poses"):
+        if name in options:
+            raise SourceError(
+                f"{name} {options[name]} is one list for several cameras; put one into each camera's folder, or name "
+                "all images in one CSV list with a column camera"
+            )
+    return open_rig_folder(path, **options)
 
 
 def _check_options(path: Path, kind: Kind, options: dict[str, Any]) -> None:
@@ -122,12 +148,16 @@ def _check_options(path: Path, kind: Kind, options: dict[str, Any]) -> None:
             raise SourceError(
                 f"{name} = {value} does not apply to {path}, which is {KINDS[kind]}; it is for {', '.join(kinds)}"
             )
+        if isinstance(value, dict) and not isinstance(options.get("image_topic"), dict):
+            raise SourceError(f"{name} {value} names cameras, image_topic does not; say image_topic by camera too")
+        if name in _TOPICS_BY_CAMERA and isinstance(value, str) and isinstance(options.get("image_topic"), dict):
+            raise SourceError(f"{name} {value} does not say of which camera; write front=TOPIC,rear=TOPIC")
         if name in ("stamps", "poses") and not Path(value).is_file():
             raise SourceError(f"{name} file {value} does not exist; check the path")
 
 
-def _detect(path: Path) -> Kind:
-    kind = _detect_folder(path) if path.is_dir() else _detect_file(path)
+def _detect(path: Path, cameras: Sequence[str] | None) -> Kind:
+    kind = _detect_folder(path, cameras) if path.is_dir() else _detect_file(path)
     if kind is None:
         raise SourceError(
             f"source {path} is not understood: {_describe(path)}. Expected one of: {'; '.join(KINDS.values())}"
@@ -147,7 +177,7 @@ def _detect_file(path: Path) -> Kind | None:
     return "list" if suffix in _LIST_SUFFIXES else None
 
 
-def _detect_folder(path: Path) -> Kind | None:
+def _detect_folder(path: Path, cameras: Sequence[str] | None) -> Kind | None:
     from progeo_edge.sources.bag import is_bag
     from progeo_edge.sources.euroc import find_camera_folder
     from progeo_edge.sources.folder import find_images
@@ -161,7 +191,7 @@ def _detect_folder(path: Path) -> Kind | None:
         return "euroc"
     if find_left_folder(path):
         return "kitti"
-    return "folder" if find_images(path) else None
+    return "folder" if cameras or find_images(path) else None
 
 
 def _describe(path: Path) -> str:

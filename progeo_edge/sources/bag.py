@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from progeo_edge.geometry import Camera
+from progeo_edge.errors import SourceError
+from progeo_edge.geometry import Camera, Cameras
 from progeo_edge.sources.bag_camera import (
     baseline_from_right_info,
     camera_from_info,
@@ -36,6 +37,7 @@ from progeo_edge.sources.bag_topics import COMPRESSED, BagTopics, choose_topics
 from progeo_edge.sources.base import Entry, LazySource, SkippedFrame
 from progeo_edge.sources.images import FrameError
 from progeo_edge.sources.poses import PoseTrack
+from progeo_edge.sources.rig import RigSource, calibration_of
 from progeo_edge.sources.ros_images import (
     depth_m_from_compressed,
     depth_m_from_message,
@@ -109,6 +111,45 @@ def open_bag(
         num_frames=num_frames,
         rate_hz=rate_hz,
     )
+
+
+def open_rig_bag(
+    path: Path,
+    *,
+    image_topic: Mapping[str, str],
+    rate_hz: float | None = None,
+    camera: Cameras | None = None,
+    odom_topic: str | None = None,
+    camera_info_topic: Mapping[str, str] | None = None,
+    depth_topic: Mapping[str, str] | None = None,
+    right_topic: Mapping[str, str] | None = None,
+) -> RigSource:
+    """The images of several cameras of a bag; the arguments are those of `open_bag`, topics by the name of the camera.
+
+    Raises:
+        SourceError: as `open_bag`; or a topic or a calibration of a camera that has no image topic.
+    """
+    beside = {
+        "camera_info_topic": camera_info_topic or {},
+        "depth_topic": depth_topic or {},
+        "right_topic": right_topic or {},
+    }
+    for option, topics in beside.items():
+        unknown = [name for name in topics if name not in image_topic]
+        if unknown:
+            raise SourceError(f"{option} names {unknown[0]}, image_topic {', '.join(image_topic)}; name them alike")
+    sources = {
+        name: open_bag(
+            path,
+            rate_hz=rate_hz,
+            camera=calibration_of(camera, name, str(path)),
+            image_topic=topic,
+            odom_topic=odom_topic,
+            **{option: topics.get(name) for option, topics in beside.items()},
+        )
+        for name, topic in image_topic.items()
+    }
+    return RigSource(str(path), sources)
 
 
 def _read_track(reader: AnyReader, topic: str | None) -> tuple[PoseTrack | None, str | None]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from progeo_edge.errors import SourceError
-from progeo_edge.geometry import Camera
+from progeo_edge.geometry import Camera, Cameras
 from progeo_edge.sources.images import FrameError
 from progeo_edge.sources.rate import RateSchedule
 from progeo_edge.types import Frame
@@ -51,16 +51,20 @@ class Source(Protocol):
 
     Attributes:
         name: Shown in reports.
-        camera: Intrinsics when the data or the user states them.
+        camera: Intrinsics when the data or the user states them; of a rig by the name that `Frame.camera` gives.
         num_frames: Number of frames where known, before skipping.
         skipped: Frames left out so far, because they were broken or their stamps did not increase; not those left
             out by the rate. Filled while iterating, emptied when an iteration starts.
     """
 
     name: str
-    camera: Camera | None
     num_frames: int | None
-    skipped: list[SkippedFrame]
+
+    @property
+    def camera(self) -> Cameras | None: ...  # noqa: D102
+
+    @property
+    def skipped(self) -> list[SkippedFrame]: ...  # noqa: D102
 
     def __iter__(self) -> Iterator[Frame]: ...
 

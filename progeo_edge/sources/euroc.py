@@ -6,6 +6,7 @@ Format: https://projects.asl.ethz.ch/datasets/doku.php?id=kmavvisualinertialdata
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,11 +14,12 @@ import numpy as np
 import yaml
 
 from progeo_edge.errors import InputError, SourceError
-from progeo_edge.geometry import Camera, check_transform
+from progeo_edge.geometry import Camera, Cameras, check_transform
 from progeo_edge.sources.base import Entry, LazySource, SkippedFrame, source_from_entries
 from progeo_edge.sources.images import read_image
 from progeo_edge.sources.listing import parse_stamp_ns
 from progeo_edge.sources.poses import PoseTrack, read_fields, read_numbers
+from progeo_edge.sources.rig import RigSource, calibration_of, single_calibration
 from progeo_edge.types import Frame
 
 logger = logging.getLogger(__name__)
@@ -39,16 +41,23 @@ def find_camera_folder(folder: Path) -> Path | None:
     return None
 
 
-def open_euroc(folder: Path, *, rate_hz: float | None = None, camera: Camera | None = None) -> LazySource:
-    """Images of cam0, with its calibration, and the ground truth as odometry where present.
+def open_euroc(
+    folder: Path,
+    *,
+    rate_hz: float | None = None,
+    camera: Cameras | None = None,
+    cameras: Sequence[str] | None = None,
+) -> LazySource | RigSource:
+    """Images of cam0, or of the cameras named, with calibration, and the ground truth as odometry where present.
 
     The base is the body (IMU) frame: `T_BS` of sensor.yaml is `T_base_camera`, and state_groundtruth_estimate0 gives
-    `T_odom_base`, without drift. cam1 is left out: the pair is not rectified, and `Frame.right` must be.
+    `T_odom_base`, without drift. cam1 is no right image of cam0: the pair is not rectified, and `Frame.right` must be.
 
     Args:
         folder: The sequence, its mav0, or its cam0 (any camera folder with data.csv, data/ and sensor.yaml).
-        rate_hz: Keep at most this many frames per second.
+        rate_hz: Keep at most this many frames per second and camera.
         camera: Intrinsics and `T_base_camera`; None reads sensor.yaml.
+        cameras: Folders of the cameras to read as a rig, such as cam0 and cam1; None reads one camera.
 
     Raises:
         SourceError: data.csv, sensor.yaml or the ground truth cannot be read.
@@ -56,11 +65,23 @@ def open_euroc(folder: Path, *, rate_hz: float | None = None, camera: Camera | N
     place = find_camera_folder(folder)
     if place is None:
         raise SourceError(f"{folder} holds no data.csv beside a folder data; expected it there or in mav0/cam0")
+    if cameras is None:
+        return _open_camera(str(folder), place, rate_hz, single_calibration(camera, str(folder)))
+    sources = {}
+    for name in cameras:
+        if not (place.parent / name / "data.csv").is_file():
+            raise SourceError(f"{place.parent} has no camera {name} with a data.csv; check its spelling")
+        calibration = calibration_of(camera, name, str(folder))
+        sources[name] = _open_camera(f"{folder} {name}", place.parent / name, rate_hz, calibration)
+    return RigSource(str(folder), sources, prefix=True)
+
+
+def _open_camera(name: str, place: Path, rate_hz: float | None, camera: Camera | None) -> LazySource:
     if camera is None and (place / "sensor.yaml").is_file():
         camera = _read_sensor(place / "sensor.yaml")
     track = _read_track(place.parent / GROUND_TRUTH)
     entries = [_entry(place, fields, number, track) for number, fields in read_fields(place / "data.csv")]
-    return source_from_entries(str(folder), entries, camera=camera, rate_hz=rate_hz)
+    return source_from_entries(name, entries, camera=camera, rate_hz=rate_hz)
 
 
 def _entry(place: Path, fields: list[str], number: int, track: PoseTrack | None) -> Entry | SkippedFrame:

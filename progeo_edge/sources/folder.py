@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from progeo_edge.errors import SourceError
-from progeo_edge.geometry import Camera
+from progeo_edge.geometry import Camera, Cameras
 from progeo_edge.sources.base import Entry, LazySource, SkippedFrame, source_from_entries
 from progeo_edge.sources.images import IMAGE_SUFFIXES, read_image
 from progeo_edge.sources.listing import Listing, Row, read_listing
+from progeo_edge.sources.rig import RigSource, calibration_of, single_calibration
 from progeo_edge.types import Frame, Transform
 
 logger = logging.getLogger(__name__)
@@ -57,10 +58,41 @@ def open_folder(
     return source_from_entries(str(folder), entries, camera=camera, rate_hz=rate_hz)
 
 
+def open_rig_folder(
+    folder: Path,
+    *,
+    cameras: Sequence[str],
+    rate_hz: float | None = None,
+    fps: float | None = None,
+    camera: Cameras | None = None,
+) -> RigSource:
+    """The images of a rig, a subfolder per camera, each with stamps and poses beside its images as `open_folder` says.
+
+    Args:
+        folder: Holds the subfolders.
+        cameras: Their names, which are those of the cameras.
+        rate_hz: Keep at most this many frames per second and camera.
+        fps: Moments per second when there are no stamps; 1 when None.
+        camera: Calibration of the rig.
+
+    Raises:
+        SourceError: as `open_folder`, of any of them; or the calibration is not that of these cameras.
+    """
+    sources = {}
+    for name in cameras:
+        if not (folder / name).is_dir():
+            raise SourceError(f"{folder} has no subfolder {name} for the camera of this name; check its spelling")
+        calibration = calibration_of(camera, name, str(folder))
+        sources[name] = open_folder(folder / name, rate_hz=rate_hz, fps=fps, camera=calibration)
+    return RigSource(str(folder), sources, prefix=True)
+
+
 def open_list(
-    path: Path, *, rate_hz: float | None = None, fps: float | None = None, camera: Camera | None = None
-) -> LazySource:
+    path: Path, *, rate_hz: float | None = None, fps: float | None = None, camera: Cameras | None = None
+) -> LazySource | RigSource:
     """Images named by a list (`read_listing`), relative to the folder of the list; names stay as written.
+
+    A list with a column `camera` that names several is a rig's; without stamps the images of each are counted apart.
 
     Raises:
         SourceError: the list cannot be read, names no images, or none of them exists.
@@ -71,8 +103,20 @@ def open_list(
     if not any((path.parent / row.image).is_file() for row in listing.rows):
         raise SourceError(f"{path} names {len(listing.rows)} images, none of which exists under {path.parent}")
     _log_lost_poses(listing, path)
-    entries = _entries(listing.rows, _Locator([], path.parent), {}, fps)
-    return source_from_entries(str(path), entries, camera=camera, rate_hz=rate_hz)
+    locate = _Locator([], path.parent)
+    names = list(dict.fromkeys(row.camera for row in listing.rows if row.camera is not None))
+    if len(names) < 2:
+        entries = _entries(listing.rows, locate, {}, fps)
+        return source_from_entries(str(path), entries, camera=single_calibration(camera, str(path)), rate_hz=rate_hz)
+    sources = {}
+    for name in names:
+        # A line that cannot be read has no camera; it is counted once, with those of the first.
+        rows = [row for row in listing.rows if row.camera == name or (row.camera is None and name == names[0])]
+        calibration = calibration_of(camera, name, str(path))
+        sources[name] = source_from_entries(
+            f"{path} {name}", _entries(rows, locate, {}, fps), camera=calibration, rate_hz=rate_hz
+        )
+    return RigSource(str(path), sources)
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -117,12 +161,12 @@ def _entries(
         stamp_ns = round(index * period_s * 1e9) if row.stamp_ns is None else row.stamp_ns
         path = locate(row.image)
         T_odom_base = row.T_odom_base if row.T_odom_base is not None else T_of_file.get(path)
-        entries.append(_entry(row.image, stamp_ns, path, T_odom_base))
+        entries.append(_entry(row.image, stamp_ns, path, T_odom_base, row.camera or "cam0"))
     return entries
 
 
-def _entry(name: str, stamp_ns: int, path: Path, T_odom_base: Transform | None) -> Entry:
-    return Entry(stamp_ns, name, lambda: Frame(stamp_ns, read_image(path), name, T_odom_base))
+def _entry(name: str, stamp_ns: int, path: Path, T_odom_base: Transform | None, camera: str) -> Entry:
+    return Entry(stamp_ns, name, lambda: Frame(stamp_ns, read_image(path), name, T_odom_base, camera=camera))
 
 
 def _numbered_rows(files: Iterable[Path], root: Path) -> list[Row]:

@@ -15,6 +15,7 @@ from progeo_edge.types import Transform
 NS_PER = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 
 _IMAGE_COLUMNS = ("image", "name", "file", "filename", "path")
+_CAMERA_COLUMN = "camera"
 _STAMP_COLUMN = re.compile(r"(?:time|stamp|timestamp|t)(?:_(s|ms|us|ns))?")
 _PLANAR_COLUMNS = ("x_m", "y_m", "yaw_rad")
 _SPATIAL_COLUMNS = ("x", "y", "z", "qx", "qy", "qz", "qw")
@@ -29,12 +30,14 @@ class Row:
         stamp_ns: None in a list without stamps.
         problem: Why the line cannot be used; "" when it can.
         T_odom_base: None in a list without poses, and where the pose is no finite rigid one.
+        camera: Name of the camera; None in a list without such a column.
     """
 
     image: str
     stamp_ns: int | None
     problem: str = ""
     T_odom_base: Transform | None = None
+    camera: str | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class _Columns:
     ns_per_unit: int | None
     pose: tuple[int, ...]
     num_fields: int
+    camera: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,9 +64,9 @@ def read_listing(path: Path) -> Listing:
     """Read a list of images.
 
     With a header: a column `image`, optionally `time_s` (or stamp, timestamp; _s _ms _us _ns), optionally
-    `x_m y_m yaw_rad` or `x y z qx qy qz qw`; other columns are ignored. Without: an image, a stamp, an image and a
-    stamp in either order, or an image and three or seven numbers of a pose. A stamp whose unit is not named is in
-    seconds, unless its size is that of milli-, micro- or nanoseconds since 1970.
+    `x_m y_m yaw_rad` or `x y z qx qy qz qw`, optionally `camera` for the images of a rig; other columns are ignored.
+    Without: an image, a stamp, an image and a stamp in either order, or an image and three or seven numbers of a pose.
+    A stamp whose unit is not named is in seconds, unless its size is that of milli-, micro- or nanoseconds since 1970.
 
     Raises:
         SourceError: unreadable, empty, or columns of which no sense can be made.
@@ -118,6 +122,7 @@ def _columns_of_header(fields: Sequence[str], path: Path) -> _Columns | None:
         ns_per_unit=NS_PER[unit] if unit else None,
         pose=_pose_columns(names),
         num_fields=len(names),
+        camera=names.index(_CAMERA_COLUMN) if _CAMERA_COLUMN in names else None,
     )
 
 
@@ -159,7 +164,10 @@ def _read_row(fields: Sequence[str], columns: _Columns, number: int) -> Row:
             stamp_ns = parse_stamp_ns(fields[columns.stamp], columns.ns_per_unit)
         except ValueError as error:
             return Row(image or f"line {number}", None, f"line {number}: {error}")
-    return Row(image, stamp_ns, "", _read_pose([fields[index] for index in columns.pose]))
+    camera = None if columns.camera is None else fields[columns.camera]
+    if camera == "":
+        return Row(image or f"line {number}", None, f"line {number} names no camera")
+    return Row(image, stamp_ns, "", _read_pose([fields[index] for index in columns.pose]), camera)
 
 
 def _read_pose(fields: Sequence[str]) -> Transform | None:

@@ -13,6 +13,10 @@ from typer.testing import CliRunner
 from progeo_edge.cli.eval import app, main
 from progeo_edge.config import SearchConfig
 from progeo_edge.errors import ConfigError
+from progeo_edge.outputs import write_tum
+from progeo_edge.pose_graph import trajectory_error
+from tests.evaluation.test_trajectory import two_laps, write_run
+from tests.small_world import LIGHT, two_passes, write_images
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -164,7 +168,101 @@ def test_known_errors_are_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys
         assert message in error and error.startswith("error: ") and error.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", [[], ["retrieval"], ["loops"]])
+def test_a_run_is_judged_by_true_poses_against_a_promise(tmp_path):
+    out, _ = _run_folder(tmp_path)
+    truth, page, record = tmp_path / "truth.csv", tmp_path / "judged.html", tmp_path / "judged.json"
+    # Places 100 m apart, driven twice.
+    truth.write_text("image,x_m,y_m,yaw_rad\n" + "".join(f"{row}.jpg,{100 * (row % 4)},0,0\n" for row in range(8)))
+    result = CliRunner().invoke(
+        app,
+        ["loops", str(out), "--truth", str(truth), "--promise", "60", "--html", str(page), "--json", str(record)],
+    )
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.output.split())
+    assert "false: 6.jpg -> 0.jpg" in said
+    # One keyframe in 70 s.
+    assert "false accepts before geometry: 51.4 [1.3, 287] per hour (1 keyframes)" in said
+    assert "promised 60 per hour: not contradicted" in said
+    judged = json.loads(record.read_text())
+    assert judged["false_per_hour"]["false_accepts"] == [
+        {"query": "6.jpg", "reference": "0.jpg", "similarity": pytest.approx(0.84), "probability": None}
+    ]
+    html = page.read_text()
+    assert html.count("<svg") == 2 and "6.jpg" in html and "False accepts per hour" in html
+    assert "http" not in html.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    ).replace("https://matplotlib.org", "")
+
+
+def test_labels_or_poses_but_not_both(tmp_path):
+    out, matches = _run_folder(tmp_path)
+    for arguments, message in (
+        ([], "one of --matches CSV and --truth POSES is needed, and none was given"),
+        (["--matches", str(matches), "--truth", str(matches)], "both were given"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            CliRunner().invoke(app, ["loops", str(out), *arguments], catch_exceptions=False)
+
+
+def test_a_trajectory_is_judged(tmp_path):
+    truth, odometry = two_laps()
+    run = write_run(tmp_path / "run", odometry, [])
+    poses = tmp_path / "truth.tum"
+    write_tum(poses, truth, {i: i * 10**9 for i in truth})
+    page, plot, record = (tmp_path / name for name in ("t.html", "t.png", "t.json"))
+    arguments = [
+        *("trajectory", str(run), "--truth", str(poses), "--tum", str(tmp_path / "tum")),
+        *("--html", str(page), "--plot", str(plot), "--json", str(record)),
+    ]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "the run has no closure with a pose" in result.output
+    assert f"evo_ape tum {tmp_path}/tum/truth.tum {tmp_path}/tum/odometry.tum --align" in result.output
+    judged = json.loads(record.read_text())
+    assert judged["odometry"]["ate_m"]["rmse"] == pytest.approx(trajectory_error(odometry, truth).rmse_m)
+    assert page.read_text().count("<svg") == 2
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_profiles_are_compared(tmp_path):
+    frames, poses_by_stamp = two_passes()
+    images = write_images(tmp_path / "images", frames)
+    stamps = tmp_path / "times.txt"
+    stamps.write_text("".join(f"{frame.stamp_ns * 1e-9:.9f}\n" for frame in frames))
+    truth = tmp_path / "truth.csv"
+    rows = [(f"{i:03d}.png", poses_by_stamp[frame.stamp_ns]) for i, frame in enumerate(frames)]
+    truth.write_text("image,x_m,y_m,yaw_rad\n" + "".join(f"{n},{T[0, 3]},{T[1, 3]},0\n" for n, T in rows))
+    page, record, plot = (tmp_path / name for name in ("p.html", "p.json", "p.svg"))
+    arguments = [
+        *("profiles", str(images), "--stamps", str(stamps), "--truth", str(truth), "--out", str(tmp_path / "out")),
+        *("--radius-m", "3", "--neutral-m", "6", "--encoder", "thumbnail", "--profile", "conservative"),
+        *("--profile", "recall", "--sweep", "verification.min_inliers_uncalibrated=20,500"),
+        *("--html", str(page), "--json", str(record), "--plot", str(plot)),
+        *(part for setting in (*LIGHT, "exclusion.keyframes=3") for part in ("--set", setting)),
+    ]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    judged = json.loads(record.read_text())["variants"]
+    names = [one["name"] for one in judged]
+    assert names == [
+        "conservative",
+        "recall",
+        "verification.min_inliers_uncalibrated=20",
+        "verification.min_inliers_uncalibrated=500",
+    ]
+    assert [one["is_profile"] for one in judged] == [True, True, False, False]
+    assert all((tmp_path / "out" / name.replace("=", "_") / "report.html").is_file() for name in names)
+    by_name = {one["name"]: one for one in judged}
+    assert by_name["recall"]["accepted"]["num_closures"] > 0
+    assert by_name["verification.min_inliers_uncalibrated=500"]["accepted"]["num_closures"] == 0
+    assert (
+        by_name["verification.min_inliers_uncalibrated=20"]["config"]["verification"]["min_inliers_uncalibrated"] == 20
+    )
+    assert any(one["on_front"] for one in judged)
+    assert "Recall against false closures" in page.read_text() and "min_inliers_uncalibrated=500" in plot.read_text()
+
+
+@pytest.mark.parametrize("command", [[], ["retrieval"], ["loops"], ["trajectory"], ["profiles"]])
 def test_help_shows_examples_and_imports_nothing_heavy(command):
     code = (
         "import sys; from progeo_edge.cli.eval import app; sys.argv = ['progeo-eval', *sys.argv[1:], '--help']\n"
@@ -173,4 +271,4 @@ def test_help_shows_examples_and_imports_nothing_heavy(command):
         "assert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert "Examples" in done.stdout and "--matches" in done.stdout
+    assert "Examples" in done.stdout and ("--truth" in done.stdout or "--matches" in done.stdout)

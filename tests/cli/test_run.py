@@ -13,19 +13,29 @@ from typing import Any
 import pytest
 import yaml
 
+from progeo_edge.camera_file import cameras_to_dict
 from progeo_edge.cli import run as run_command
 from progeo_edge.encoders import load_encoder
 from progeo_edge.geometry import quaternion_xyzw
 from progeo_edge.map_store import MapStore
 from tests.map_samples import sample_map
-from tests.small_world import LIGHT, camera, two_passes, write_images
+from tests.small_world import LIGHT, camera, rig, there_and_back, two_passes, write_images
 from tests.tiny_encoder import write_tiny_bundle
 
 ROOT = Path(__file__).parent.parent.parent
 PROGRAM = [sys.executable, "-c", "from progeo_edge.cli.run import main; main()"]
 SETTINGS = [argument for item in (*LIGHT, "budget.max_verifications=1") for argument in ("--set", item)]
 RESULTS = (
-    *("map.progeo", "closures.jsonl", "candidates.jsonl", "trajectory.g2o", "config.yaml", "report.html", "run.json"),
+    *(
+        "map.progeo",
+        "closures.jsonl",
+        "candidates.jsonl",
+        "trajectory.g2o",
+        "trajectory_gtsam.g2o",
+        "config.yaml",
+        "report.html",
+        "run.json",
+    ),
 )
 
 
@@ -93,6 +103,39 @@ def test_a_folder_of_images_gives_every_result(command, recording, tmp_path):
     assert lines(tuesday / "candidates.jsonl")[0]["status"] == "ACCEPTED"
     assert (out / "map.progeo").read_bytes() == before
     assert not (tuesday / "trajectory.g2o").exists() or "VERTEX" in (tuesday / "trajectory.g2o").read_text()
+
+
+def test_a_rig_s_recording_is_told_with_its_cameras_and_directions(command, tmp_path):
+    """Without depth: rotations, which turn by half a circle on the way back."""
+    frames = there_and_back()[0]
+    write_images(tmp_path / "images", frames)
+    rows = ["image,time_ns,camera,x,y,z,qx,qy,qz,qw"]
+    for i, frame in enumerate(frames):
+        assert frame.T_odom_base is not None
+        values = [*frame.T_odom_base[:3, 3], *quaternion_xyzw(frame.T_odom_base[:3, :3])]
+        numbers = ",".join(f"{value:.9f}" for value in values)
+        rows.append(f"images/{i:03d}.png,{frame.stamp_ns},{frame.camera},{numbers}")
+    (tmp_path / "rig.csv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "rig.yaml").write_text(yaml.safe_dump(cameras_to_dict(rig()), sort_keys=False))
+    close = ["--set", "exclusion.distance_m=0", "--set", "exclusion.keyframes=2"]
+    code, _, _ = command(
+        tmp_path / "rig.csv", "--camera", tmp_path / "rig.yaml", "--out", tmp_path / "out", *SETTINGS, *close
+    )
+    assert code == 0
+    closures = lines(tmp_path / "out" / "closures.jsonl")
+    assert len(closures) >= 6
+    for closure in closures:
+        assert {closure["query_camera"], closure["reference_camera"]} == {"front", "rear"}
+        assert closure["is_reverse"] is True
+        assert abs(closure["heading_change_deg"] - 180.0) < 6.0
+    with MapStore.open(tmp_path / "out" / "map.progeo", read_only=True) as store:
+        assert [info.camera for info in store.infos()] == ["front", "rear"] * 12
+    edges = [line.split() for line in (tmp_path / "out" / "trajectory.g2o").read_text().splitlines() if "EDGE" in line]
+    within_a_moment = [edge for edge in edges if int(edge[2]) == int(edge[1]) + 1 and int(edge[1]) % 2 == 0]
+    assert len(within_a_moment) == 12
+    for edge in within_a_moment:
+        assert [float(value) for value in edge[3:10]] == pytest.approx([0, 0, 0, 0, 0, 0, 1], abs=1e-9)
+        assert float(edge[10]) == pytest.approx(1e8), "tied within a tenth of a millimetre"
 
 
 def test_a_map_of_one_precision_is_read_in_another_but_not_in_int8(command, recording, tmp_path):

@@ -6,9 +6,12 @@ import pytest
 
 from progeo_edge.errors import SourceError
 from progeo_edge.evaluation.bootstrap import Interval
+from progeo_edge.evaluation.counts import rate
 from progeo_edge.evaluation.curves import precision_recall
-from progeo_edge.evaluation.loops import CurveResult, LoopsResult
-from progeo_edge.evaluation.plots import plot_curves, plot_recall
+from progeo_edge.evaluation.loops_result import CurveResult, LoopsResult
+from progeo_edge.evaluation.plots import draw_rates, draw_reliability, plot_curves, plot_recall, svg
+from progeo_edge.evaluation.promise import FalseRates
+from progeo_edge.evaluation.reliability import judge_probabilities
 from progeo_edge.evaluation.retrieval import RetrievalResult
 
 
@@ -49,3 +52,20 @@ def test_a_plot_that_could_not_be_written_is_refused_first(tmp_path):
         plot_recall({"vlad": _retrieval(0.8)}, tmp_path / "recall.jpg")
     with pytest.raises(SourceError, match="folder that does not exist"):
         plot_recall({"vlad": _retrieval(0.8)}, tmp_path / "no" / "recall.png")
+
+
+def test_each_figure_shows_its_numbers():
+    reliability = judge_probabilities(
+        np.linspace(0, 1, 40),
+        np.where(np.arange(40) % 3 > 0, 1, -1).astype(np.int8),
+        block_length=1,
+        resamples=5,
+        seed=0,
+    )
+    assert reliability is not None
+    assert "40 best candidates" in svg(lambda axes: draw_reliability(axes, reliability))
+    rates = FalseRates(rate(3, 0.5), rate(0, 0.5), 1.0, ())
+    text = svg(lambda axes: draw_rates(axes, rates))
+    assert "3 in 0.50 h" in text and "promised before geometry: 1 per hour (broken)" in text
+    assert "promised" not in svg(lambda axes: draw_rates(axes, FalseRates(rate(3, 0.5), rate(0, 0.5), None, ())))
+    assert svg(lambda axes: draw_rates(axes, rates)) == text, "the same result gives the same page"

@@ -20,7 +20,7 @@ from progeo_edge.report.pairs import revisits
 from progeo_edge.report.words import MEANING, count, duration
 from progeo_edge.runner import run
 from progeo_edge.types import Frame, LoopClosure, Status
-from tests.small_world import ListSource, camera, encoder, settings, two_passes, without_odometry
+from tests.small_world import ListSource, camera, encoder, rig, settings, there_and_back, two_passes, without_odometry
 
 NASTY = "<b>bold</b><script>alert(1)</script>"
 
@@ -128,6 +128,20 @@ def test_a_map_without_thumbnails_and_a_torn_record_are_no_obstacle(tmp_path):
     html = write_report(tmp_path, store).read_text(encoding="utf-8")
     assert_self_contained(html)
     assert json.loads((tmp_path / "run.json").read_text())["num_keyframes"] == 8
+
+
+def test_what_was_passed_the_other_way_round_is_marked(tmp_path, full):
+    rig_frames = list(there_and_back()[0])
+    (tmp_path / "config.yaml").write_text(config_to_yaml(settings()))
+    store = MapStore.create(None, encoder().spec)
+    overrides = ("exclusion.distance_m=0", "exclusion.keyframes=2")
+    run(ListSource(rig_frames), LoopDetector(encoder(), store, rig(), settings(*overrides)), tmp_path)
+    html = write_report(tmp_path, store).read_text(encoding="utf-8")
+    assert "the other way round</span>" in html
+    num_closures = len(store.closures())
+    tile = f"<b>{num_closures}</b><span>closures of a place passed the other way round</span>"
+    assert tile in html
+    assert "the other way round" not in full
 
 
 def test_every_status_has_a_meaning():

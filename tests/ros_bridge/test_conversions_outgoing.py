@@ -9,6 +9,7 @@ import pytest
 from rosbags.interfaces import Nodetype
 from rosbags.typesys import Stores, get_typestore
 
+from progeo_edge.back_ends import parent_axes
 from progeo_edge.geometry import adjoint, invert, se3_exp, transform_from_quaternion
 from progeo_edge.types import Candidate, PoseKind, Status
 from progeo_ros.conversions.outgoing import (
@@ -19,7 +20,7 @@ from progeo_ros.conversions.outgoing import (
     loop_closure_pose_messages,
     relocalization_message,
 )
-from progeo_ros.conversions.standard import UNKNOWN_VARIANCE, image_message, parent_axes, pose_with_covariance
+from progeo_ros.conversions.standard import UNKNOWN_VARIANCE, image_message, pose_with_covariance
 from progeo_ros.message_types import stamp_ns_of
 from progeo_ros.rosbags_types import RosbagsTypes
 from tests.ros_bridge.messages import (

@@ -85,6 +85,7 @@ class Messages:
         right_tx: float = 0.0,
         roi: tuple[int, int, int, int] = (0, 0, 0, 0),
         intrinsics: np.ndarray | None = None,
+        frame_id: str = "camera",
     ) -> Any:
         """`intrinsics` is a whole K (3, 3) instead of `fx` alone."""
         K = np.array([fx, 0.0, 4.0, 0.0, fx, 3.0, 0.0, 0.0, 1.0]) if intrinsics is None else intrinsics.ravel()
@@ -101,7 +102,7 @@ class Messages:
         )
         return self.make(
             "sensor_msgs/msg/CameraInfo",
-            header=self.header(0),
+            header=self.header(0, frame_id),
             height=height,
             width=width,
             distortion_model=model,

@@ -154,7 +154,7 @@ def test_camera_info_and_static_transforms(tmp_path, bag_format):
     messages.add("/odom", START_NS, messages.odometry(START_NS, (0.0, 0.0, 0.0), IDENTITY))
     messages.add("/cam/image_raw", START_NS, messages.grey(START_NS, 9))
     camera = open_source(messages.write(tmp_path)).camera
-    assert camera is not None
+    assert isinstance(camera, Camera)
     assert (camera.model, camera.width_px, camera.height_px) == ("pinhole", 8, 6)
     np.testing.assert_allclose(camera.K, np.array([[10.0, 0, 4], [0, 10, 3], [0, 0, 1]]))
     np.testing.assert_allclose(camera.distortion, [0.1, 0, 0, 0, 0])
@@ -168,7 +168,7 @@ def test_without_static_transforms_the_camera_looks_forward(tmp_path, caplog):
     messages.add("/odom", START_NS, messages.odometry(START_NS, (0.0, 0.0, 0.0), IDENTITY))
     messages.add("/cam/image_raw", START_NS, messages.grey(START_NS, 9))
     camera = open_source(messages.write(tmp_path)).camera
-    assert camera is not None
+    assert isinstance(camera, Camera)
     np.testing.assert_allclose(camera.T_base_camera[:3, :3] @ [0, 0, 1], [1, 0, 0])
     assert "no static transform from 'base_link' to 'camera'" in caplog.text
 
@@ -183,7 +183,7 @@ def test_rectified_topics_use_the_projection_and_the_baseline(tmp_path):
         messages.add("/right/image_rect", stamp_ns + 150_000_000, messages.grey(stamp_ns + 1_000_000, 80 + index))
     source = open_source(messages.write(tmp_path), image_topic="/left/image_rect", right_topic="/right/image_rect")
     camera = source.camera
-    assert camera is not None
+    assert isinstance(camera, Camera)
     assert camera.K[0, 0] == 20.0
     assert camera.distortion.size == 0
     assert camera.baseline_m == pytest.approx(0.12)
@@ -210,7 +210,7 @@ def test_camera_info_of_fisheye_and_of_a_region(tmp_path):
     messages.add("/camera_info", START_NS, info)
     messages.add("/image_raw", START_NS, messages.grey(START_NS, 9))
     camera = open_source(messages.write(tmp_path)).camera
-    assert camera is not None
+    assert isinstance(camera, Camera)
     assert (camera.model, camera.width_px, camera.height_px) == ("fisheye", 8, 6)
     assert (camera.K[0, 2], camera.K[1, 2]) == (2.0, 2.0)
 
@@ -314,3 +314,65 @@ def test_missing_extra_names_the_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "rosbags.highlevel", None)
     with pytest.raises(SourceError, match=r"pip install 'progeo-edge\[bags\]'"):
         open_source(bag)
+
+
+# -- rigs --------------------------------------------------------------------------------------------------------
+
+
+def _rig_bag(folder: Path, bag_format: str, *, with_mountings: bool = True) -> Path:
+    messages = Messages(bag_format)
+    for index in range(4):
+        stamp_ns = START_NS + index * S // 10
+        messages.add("/front/image_raw", stamp_ns, messages.grey(stamp_ns, 40 + index))
+        messages.add("/rear/image_raw", stamp_ns + 1_000_000, messages.grey(stamp_ns + 1_000_000, 140 + index))
+        messages.add("/odom", stamp_ns, messages.odometry(stamp_ns, (float(index), 0.0, 0.0), IDENTITY))
+    for name in ("front", "rear"):
+        messages.add(f"/{name}/camera_info", START_NS, messages.camera_info(frame_id=f"{name}_optical"))
+    if with_mountings:
+        front = messages.static_transform("base_link", "front_optical", (0.3, 0.0, 1.0), (-0.5, 0.5, -0.5, 0.5))
+        rear = messages.static_transform("base_link", "rear_optical", (-0.3, 0.0, 1.0), (-0.5, -0.5, 0.5, 0.5))
+        messages.add("/tf_static", START_NS, front)
+        messages.add("/tf_static", START_NS, rear)
+    return messages.write(folder)
+
+
+TOPICS = "front=/front/image_raw,rear=/rear/image_raw"
+
+
+@pytest.mark.parametrize("bag_format", FORMATS)
+def test_several_image_topics_are_a_rig(tmp_path, bag_format):
+    source = open_source(_rig_bag(tmp_path, bag_format), image_topic=TOPICS)
+    frames = list(source)
+    assert [(frame.camera, int(frame.image[0, 0])) for frame in frames[:4]] == [
+        ("front", 40),
+        ("rear", 140),
+        ("front", 41),
+        ("rear", 141),
+    ]
+    assert source.num_frames == len(frames) == 8
+    assert frames[1].stamp_ns == frames[0].stamp_ns + 1_000_000
+    np.testing.assert_allclose(pose(frames[2])[:3, 3], [1.0, 0, 0])
+    np.testing.assert_allclose(pose(frames[3])[:3, 3], [1.01, 0, 0])
+    assert isinstance(source.camera, dict)
+    looks = {name: camera.T_base_camera[:3, :3] @ [0, 0, 1] for name, camera in source.camera.items()}
+    np.testing.assert_allclose(looks["front"], [1, 0, 0], atol=1e-12)
+    np.testing.assert_allclose(looks["rear"], [-1, 0, 0], atol=1e-12)
+
+
+def test_a_rig_without_static_transforms_is_refused(tmp_path):
+    """All its cameras would look forward."""
+    with pytest.raises(SourceError, match="front and rear stand at one place"):
+        open_source(_rig_bag(tmp_path, "mcap", with_mountings=False), image_topic=TOPICS)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"depth_topic": "/depth"}, "does not say of which camera"),
+        ({"depth_topic": "left=/depth"}, "depth_topic names left, image_topic front, rear"),
+        ({"image_topic": "/front/image_raw", "depth_topic": "front=/depth"}, "image_topic does not"),
+    ],
+)
+def test_topics_beside_a_rig_s_images_name_their_camera(tmp_path, options, expected):
+    with pytest.raises(SourceError, match=expected):
+        open_source(_rig_bag(tmp_path, "mcap"), **{"image_topic": TOPICS, **options})

@@ -47,7 +47,7 @@ def test_tum(tmp_path):
     assert frames[1].T_odom_base is None
     assert frames[3].T_odom_base is None
     camera = source.camera
-    assert camera is not None
+    assert isinstance(camera, Camera)
     assert (camera.K[0, 0], camera.K[1, 2], camera.distortion.size) == (520.9, 249.7, 5)
 
 
@@ -131,7 +131,7 @@ def test_euroc(tmp_path):
         np.testing.assert_allclose(pose(frames[1])[:3, :3], np.diag([1, -1, -1]), atol=1e-12)
         assert frames[1].right is None
         camera = source.camera
-        assert camera is not None
+        assert isinstance(camera, Camera)
         assert (camera.model, camera.width_px, camera.K[0, 0], camera.distortion.size) == ("pinhole", 752, 458.654, 4)
         np.testing.assert_allclose(camera.T_base_camera[:3, 3], [-0.02, -0.06, 0.01])
 
@@ -188,7 +188,7 @@ def test_kitti_grey_pair(tmp_path):
     np.testing.assert_allclose(pose(frames[2])[:3, 3], [0, 0, 2])
     np.testing.assert_allclose(pose(frames[2])[:3, :3], rotation_exp([0, 0.2, 0]), atol=1e-8)
     camera = source.camera
-    assert camera is not None
+    assert isinstance(camera, Camera)
     assert (camera.width_px, camera.height_px, camera.K[0, 2]) == (124, 38, 60.2)
     assert camera.baseline_m == pytest.approx(0.537, abs=1e-5)
     np.testing.assert_array_equal(camera.T_base_camera, np.eye(4))
@@ -200,7 +200,7 @@ def test_kitti_colour_camera_is_mounted_beside_camera_0(tmp_path):
     frame = next(iter(source))
     assert (level(frame.image), level(frame.right), frame.camera) == (50, 70, "image_2")
     camera = source.camera
-    assert camera is not None
+    assert isinstance(camera, Camera)
     assert camera.baseline_m == pytest.approx(0.534, abs=1e-5)
     np.testing.assert_allclose(camera.T_base_camera[:3, 3], [-0.06, 0, 0])
 

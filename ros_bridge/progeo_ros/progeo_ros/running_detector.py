@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from progeo_edge.config import Config
 from progeo_edge.detector import LoopDetector
@@ -141,7 +142,8 @@ class RunningDetector:
         sessions = [] if self.map.store.read_only else self.map.store.sessions()
         if not self._resume or not sessions:
             return self._of_new_session(camera)
-        if not is_same_camera(sessions[-1].camera, camera):
+        known = sessions[-1].camera
+        if isinstance(known, Mapping) or not is_same_camera(known, camera):
             log.warning("session %r is not resumed: the camera is another one; a new one begins", sessions[-1].name)
             return self._of_new_session(camera)
         return LoopDetector(self._encoder, self.map.store, camera, self.config, session_id=sessions[-1].id)

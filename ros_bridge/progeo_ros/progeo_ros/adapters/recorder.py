@@ -8,9 +8,10 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from progeo_edge.back_ends import rotation_vector_information
 from progeo_edge.errors import ConfigError, ProgeoError
 from progeo_edge.map_store import MapStore
-from progeo_edge.outputs import closure_record, rotation_vector_information, write_closures_csv, write_g2o
+from progeo_edge.outputs import closure_record, write_closures_csv, write_g2o
 from progeo_ros.adapters import Action, Counters, Subscription
 from progeo_ros.config import NodeConfig
 from progeo_ros.events import Outcome

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from progeo_edge.back_ends import rotation_vector_information
 from progeo_edge.geometry import FloatArray, invert, rotation_angle
-from progeo_edge.outputs import rotation_vector_information
 from progeo_edge.types import Transform
 from progeo_ros.adapters.transform_messages import transform_message, transform_of
 from progeo_ros.message_types import MessageTypes

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from progeo_edge.outputs import rotation_vector_information
+from progeo_edge.back_ends import parent_axes, rotation_vector_information
 from progeo_ros.adapters import Action, Counters, Publish, Subscription
 from progeo_ros.adapters.measured import MeasuredClosure, measured_closures
 from progeo_ros.adapters.transform_messages import transform_message
 from progeo_ros.config import NodeConfig
-from progeo_ros.conversions.standard import parent_axes, pose_with_covariance
+from progeo_ros.conversions.standard import pose_with_covariance
 from progeo_ros.events import Outcome
 from progeo_ros.message_types import MessageTypes, make_header
 

@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from progeo_edge.back_ends import parent_axes
 from progeo_edge.types import Candidate, LoopClosure, PoseKind, ScaleSource, Status, Verification
-from progeo_ros.conversions.standard import parent_axes, pose_message, pose_with_covariance
+from progeo_ros.conversions.standard import pose_message, pose_with_covariance
 from progeo_ros.events import Outcome, map_pose
 from progeo_ros.message_types import MessageTypes, make_header
 
@@ -31,6 +32,8 @@ STATUS_CODES: dict[Status, int] = {
     Status.INCONSISTENT_POSES: 16,
     Status.GRAVITY: 17,
     Status.ODOM_INCONSISTENT: 18,
+    Status.FROZEN: 20,
+    Status.AMBIGUOUS: 22,
 }
 """Constants of progeo_msgs/Status; a number never changes its meaning."""
 

@@ -34,15 +34,6 @@ def pose_with_covariance(types: MessageTypes, T: Transform, covariance: NDArray[
     )
 
 
-def parent_axes(T_a_b: Transform, covariance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(6, 6) covariance of a right perturbation `T @ exp(xi)`, turned to the axes of frame a, about b's origin.
-
-    This is what geometry_msgs/PoseWithCovariance states: rotation about fixed axes of the frame of the header.
-    """
-    turn = np.kron(np.eye(2), T_a_b[:3, :3])
-    return np.asarray(turn @ covariance @ turn.T)
-
-
 def pose_message(types: MessageTypes, T: Transform) -> Any:  # noqa: ANN401
     """geometry_msgs/Pose of a (4, 4) transform."""
     x, y, z, w = (float(value) for value in quaternion_xyzw(T[:3, :3]))

@@ -1,0 +1,215 @@
+"""Relocalisation from power-on in rendered streets: python -m tools.relocalisation_table.
+
+Every world is driven once by day; its map is asked by robots that wake up at random places of another drive in other
+light, and by robots in the world after it, to whom every match is wrong. Prints Markdown: outcomes, errors and the
+number of views needed, adversarial inputs among them; and a reliability table of the probability after every view.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import cast
+
+import numpy as np
+
+from progeo_edge.config import Config, load_config
+from progeo_edge.detector import LoopDetector
+from progeo_edge.geometry import invert, rotation_angle
+from progeo_edge.relocalisation import Relocaliser
+from progeo_edge.types import Frame, Relocalisation, Status, Transform, Update
+from tools.relocalisation_trials import WITHOUT_DEADLINE, Trial, TrialView, corridor_trials, record_trials
+
+BINS = (0.0, 0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0)
+WRONG_M = 2.0
+"""A pose in metres further off than this is wrong; without metres the reference must show the place."""
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """What became of one robot.
+
+    Attributes:
+        trial: The robot.
+        answer: The last one.
+        view: The view that the answer's match verified; None without a match.
+    """
+
+    trial: Trial
+    answer: Relocalisation
+    view: TrialView | None
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the match is where the robot was."""
+        return self.view is not None and self.trial.is_own and is_right(self.trial, self.answer, self.view)
+
+
+class Remembered:
+    """A detector that was asked already: gives what it said to each frame, under other settings of relocalisation."""
+
+    def __init__(self, trial: Trial, **settings: float) -> None:
+        config = trial.detector.config
+        self.config: Config = config.model_copy(
+            update={"relocalisation": config.relocalisation.model_copy(update=settings)}
+        )
+        self.map_store, self.encoder = trial.detector.map_store, trial.detector.encoder
+        self._updates = {id(view.frame.image): view.update for view in trial.views}
+
+    def relocalize(self, frame: Frame) -> Update:
+        """What was said to this picture."""
+        return self._updates[id(frame.image)]
+
+
+def main() -> None:
+    """Wake up everywhere and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--first", type=int, default=110, help="seed of the first world")
+    parser.add_argument("--worlds", type=int, default=8)
+    parser.add_argument("--starts", type=int, default=8, help="robots per world")
+    parser.add_argument("--views", type=int, default=8, help="frames per robot")
+    arguments = parser.parse_args()
+    seeds = range(arguments.first, arguments.first + arguments.worlds)
+    reliability: list[tuple[float, bool]] = []
+    _print_head()
+    for title, is_calibrated in (("intrinsics and depth", True), ("neither", False)):
+        config = load_config(defaults=WITHOUT_DEADLINE)
+        trials = list(
+            record_trials(
+                seeds,
+                num_starts=arguments.starts,
+                num_views=arguments.views,
+                config=config,
+                is_calibrated=is_calibrated,
+            )
+        )
+        for odometry in (True, False):
+            suffix = f"{title}{', odometry' if odometry else ''}"
+            own = [trial for trial in trials if trial.is_own]
+            _print_row(f"own world, {suffix}", [wake_up(trial, odometry=odometry) for trial in own])
+            other = [trial for trial in trials if not trial.is_own]
+            _print_row(f"another world, {suffix}", [wake_up(trial, odometry=odometry) for trial in other])
+            for trial in trials:
+                reliability += after_every_view(trial, odometry=odometry)
+        if is_calibrated:
+            frozen = [_frozen(trial) for trial in trials if trial.is_own]
+            _print_row("own world, camera frozen", [wake_up(trial, odometry=True) for trial in frozen])
+            covered = [_covered(trial) for trial in trials[:: 4 * arguments.starts]]
+            _print_row("own world, lens cap on", [wake_up(trial, odometry=True) for trial in covered])
+    for title, trials in _adversarial(arguments.starts, arguments.views):
+        _print_row(title, [wake_up(trial, odometry=True) for trial in trials])
+    _print_reliability(reliability)
+
+
+def wake_up(trial: Trial, *, odometry: bool) -> Row:
+    """Add views until there is an answer, or no view left."""
+    relocaliser = Relocaliser(cast(LoopDetector, Remembered(trial)))
+    for view in trial.views:
+        relocaliser.add(_without_odometry(view.frame, odometry))
+        if relocaliser.is_finished:
+            break
+    answer = relocaliser.answer
+    by_stamp = {view.frame.stamp_ns: view for view in trial.views}
+    return Row(trial, answer, by_stamp[answer.stamp_ns] if answer.stamp_ns is not None else None)
+
+
+def after_every_view(trial: Trial, *, odometry: bool) -> Iterator[tuple[float, bool]]:
+    """Probability of the best place after each view, however small, and whether it is right."""
+    relocaliser = Relocaliser(cast(LoopDetector, Remembered(trial, min_probability=1e-9)))
+    by_stamp = {view.frame.stamp_ns: view for view in trial.views}
+    for view in trial.views:
+        answer = relocaliser.add(_without_odometry(view.frame, odometry))
+        if answer.stamp_ns is not None:
+            yield answer.probability, trial.is_own and is_right(trial, answer, by_stamp[answer.stamp_ns])
+
+
+def is_right(trial: Trial, answer: Relocalisation, view: TrialView) -> bool:
+    """By the pose when it is in metres, else by the place."""
+    error = pose_error(trial, answer, view)
+    if error is not None:
+        return error[0] <= WRONG_M
+    return answer.match is not None and trial.is_at(view, answer.match.reference_id)
+
+
+def pose_error(trial: Trial, answer: Relocalisation, view: TrialView) -> tuple[float, float] | None:
+    """Metres and degrees, against the truth relative to the reference; None without a pose in metres."""
+    if answer.match is None or answer.T_odom_base is None:
+        return None
+    T_odom_reference = trial.detector.map_store.keyframe(answer.match.reference_id).T_odom_base
+    assert T_odom_reference is not None
+    T_found = invert(T_odom_reference) @ answer.T_odom_base
+    T_true = invert(trial.reference_poses[answer.match.reference_id]) @ view.T_world_base
+    T_error: Transform = invert(T_true) @ T_found
+    return float(np.linalg.norm(T_error[:3, 3])), float(np.degrees(rotation_angle(T_error[:3, :3])))
+
+
+def _without_odometry(frame: Frame, odometry: bool) -> Frame:
+    """Without odometry a frame is a new view after `keyframe.min_interval_s`: here every third one."""
+    if odometry:
+        return frame
+    return replace(frame, T_odom_base=None)
+
+
+def _frozen(trial: Trial) -> Trial:
+    """The robot drives on, and its camera gives the first picture over and over."""
+    first = trial.views[0]
+    views = (replace(view, frame=replace(view.frame, image=first.frame.image)) for view in trial.views)
+    return replace(trial, views=tuple(replace(view, update=first.update) for view in views))
+
+
+def _covered(trial: Trial) -> Trial:
+    """A lens cap, with the noise of the sensor."""
+    rng = np.random.default_rng(0)
+    views = []
+    for view in trial.views:
+        dark = rng.integers(0, 6, view.frame.image.shape, dtype=np.uint8)
+        frame = replace(view.frame, image=dark, depth_m=None)
+        views.append(replace(view, frame=frame, update=trial.detector.relocalize(frame)))
+    return replace(trial, views=tuple(views))
+
+
+def _adversarial(num_starts: int, num_views: int) -> Iterator[tuple[str, list[Trial]]]:
+    for depth in (True, False):
+        for verifications in (3, 10):
+            defaults = {"budget": {"deadline_ms": 0.0, "max_verifications": verifications}}
+            trials = list(corridor_trials(100, num_starts, num_views, load_config(defaults=defaults), depth=depth))
+            words = f"{'depth' if depth else 'no depth'}, {verifications} verifications"
+            yield f"repetitive corridor, {words}", trials
+
+
+def _print_head() -> None:
+    print("| robots wake up in | robots | right | wrong | no match | views needed 1 / 2 / 3 / more | position error |")
+    print("|---|---|---|---|---|---|---|")
+
+
+def _print_row(title: str, rows: Sequence[Row]) -> None:
+    matches = [row for row in rows if row.answer.match is not None]
+    num_right = sum(row.is_right for row in matches)
+    reasons = _counted(row.answer.status for row in rows if row.answer.match is None)
+    needed = [row.answer.num_frames for row in matches]
+    views = " / ".join(str(sum(n == k for n in needed)) for k in (1, 2, 3)) + f" / {sum(n > 3 for n in needed)}"
+    errors = [pose_error(row.trial, row.answer, row.view) for row in matches if row.view is not None and row.is_right]
+    metres = [error[0] for error in errors if error is not None]
+    error = f"{np.median(metres):.3f} m, at most {max(metres):.3f} m" if metres else "no pose"
+    counts = f"{len(rows)} | {num_right} | {len(matches) - num_right}"
+    print(f"| {title} | {counts} | {reasons} | {views} | {error} |", flush=True)
+
+
+def _counted(statuses: Iterable[Status]) -> str:
+    found = list(statuses)
+    return ", ".join(f"{found.count(status)} {status.value}" for status in dict.fromkeys(found)) or "0"
+
+
+def _print_reliability(answers: Sequence[tuple[float, bool]]) -> None:
+    print("\n| stated probability | answers | mean stated | right |\n|---|---|---|---|")
+    for low, high in pairwise(BINS):
+        inside = [(p, right) for p, right in answers if low <= p < high]
+        if inside:
+            stated, share = (float(np.mean(values)) for values in zip(*inside, strict=True))
+            print(f"| {low:g} to {high:g} | {len(inside)} | {stated:.3f} | {share:.3f} |")
+
+
+if __name__ == "__main__":
+    main()
