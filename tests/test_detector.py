@@ -405,6 +405,19 @@ def test_what_the_odometry_puts_out_of_reach_is_not_even_verified(first_pass, fr
     assert first_pass.map_store.closures() == []
 
 
+def test_pcm_stores_a_withheld_closure_with_the_keyframe_that_confirms_it(frames):
+    detector = new_detector(new_map(), settings("consistency.pcm=true"))
+    updates = process_all(detector, frames)
+    first, second = updates[NUM_POSES : NUM_POSES + 2]
+    assert (first.status, first.closures) == (Status.UNCONFIRMED, ())
+    assert second.status is Status.ACCEPTED
+    assert [closure.query_id for closure in second.released] == [NUM_POSES]
+    told = [closure for update in updates for closure in (*update.released, *update.closures)]
+    stored = detector.map_store.closures()
+    assert [(c.query_id, c.reference_id) for c in stored] == [(c.query_id, c.reference_id) for c in told]
+    assert {closure.query_id for closure in stored} == set(range(NUM_POSES, 2 * NUM_POSES))
+
+
 def test_the_deadline_stops_verification(frames):
     detector = new_detector(new_map(), settings("budget.deadline_ms=0.000001"))
     process_all(detector, frames[:NUM_POSES])
