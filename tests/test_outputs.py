@@ -93,6 +93,7 @@ def test_candidate_record_has_the_stated_fields_and_no_nan() -> None:
         "status": "ACCEPTED",
         "odom_mahalanobis": None,
         "contradicts": [],
+        "supported": False,
         "num_matches": 120,
         "num_inliers": 80,
         "inlier_ratio": 80 / 120,
