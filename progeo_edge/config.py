@@ -72,16 +72,33 @@ class GateConfig(Section):
     nms_radius_keyframes: int = Field(2, ge=0, description="one candidate per neighbourhood of this many keyframes")
 
 
-class SequenceConfig(Section):
-    """k-of-n: the last keyframes must point to the same place, along the place graph."""
+class MotionConfig(Section):
+    """The last keyframes must support a candidate, along the place graph."""
 
-    enabled: bool = Field(True, description="off: one keyframe is enough, whatever the ones before it pointed to")
-    window: int = Field(5, ge=1, le=50, description="n: keyframes looked at, the query included")
-    required: int = Field(3, ge=1, le=50, description="k: keyframes that must agree, the query included")
-    max_step: int = Field(3, ge=1, description="neighbours along the place graph that one keyframe may advance")
-    history_top_k: int = Field(3, ge=1, description="best candidates of each earlier keyframe that may agree")
+    method: Literal["auto", "hmm", "sequence", "k_of_n", "none"] = Field(
+        "auto",
+        description="how candidates are scored: hmm is a filter over places, sequence aligns the last keyframes, "
+        "k_of_n counts them; auto: hmm with odometry, else sequence; none: one keyframe is enough",
+    )
+    length: int = Field(5, ge=2, le=50, description="sequence: keyframes aligned, the query included")
+    max_step: int = Field(
+        3, ge=1, le=10, description="neighbours along the place graph that one keyframe may advance, without odometry"
+    )
+    step_cost: float = Field(
+        0.75, ge=0, description="sequence: price of every step more or fewer than one, in spreads of the similarity"
+    )
+    window: int = Field(5, ge=1, le=50, description="k_of_n: n keyframes looked at, the query included")
+    required: int = Field(3, ge=1, le=50, description="k_of_n: k keyframes that must agree, the query included")
+    history_top_k: int = Field(3, ge=1, description="k_of_n: best candidates of each earlier keyframe that may agree")
+    spread_m: float = Field(1.5, gt=0, description="hmm: standard deviation of where on the way a place is seen from")
+    min_log_odds: float = Field(
+        -9.0, description="hmm: less than these log odds is no support, whatever the count of keyframes"
+    )
+    leave_probability: float = Field(
+        0.01, gt=0, lt=1, description="hmm: that a keyframe leaves the known way, or comes back to one"
+    )
     strong_inliers: int = Field(
-        60, ge=0, description="a verification with at least this many inliers needs no sequence; 0 switches that off"
+        60, ge=0, description="a verification with at least this many inliers needs no support; 0 switches that off"
     )
 
 
@@ -102,7 +119,7 @@ class CalibrationConfig(Section):
 class VerificationConfig(Section):
     """The geometric test."""
 
-    enabled: bool = Field(True, description="off: closures without a pose, by similarity and sequence alone")
+    enabled: bool = Field(True, description="off: closures without a pose, by similarity and motion alone")
     detector: Literal["orb", "sift"] = Field("orb", description="local features; sift finds more and takes longer")
     max_features: int = Field(1500, ge=50, le=20_000, description="keypoints per image")
     working_size_px: int = Field(
@@ -224,7 +241,7 @@ class Config(Section):
     exclusion: ExclusionConfig = ExclusionConfig()
     search: SearchConfig = SearchConfig()
     gate: GateConfig = GateConfig()
-    sequence: SequenceConfig = SequenceConfig()
+    motion: MotionConfig = MotionConfig()
     calibration: CalibrationConfig = CalibrationConfig()
     verification: VerificationConfig = VerificationConfig()
     odometry: OdometryConfig = OdometryConfig()
@@ -237,7 +254,7 @@ class Config(Section):
 PROFILES: dict[str, dict[str, Any]] = {
     "conservative": {},
     "balanced": {
-        "sequence": {"strong_inliers": 30},
+        "motion": {"strong_inliers": 30},
         "calibration": {"max_false_per_hour": 10.0},
         "verification": {
             "min_inliers": 20,
@@ -247,7 +264,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         },
     },
     "recall": {
-        "sequence": {"enabled": False},
+        "motion": {"method": "none"},
         "calibration": {"max_false_per_hour": 100.0},
         "verification": {"enabled": False},
     },

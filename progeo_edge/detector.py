@@ -97,6 +97,7 @@ class LoopDetector:
             map_store,
             self.config,
             self._path,
+            self._search.index,
             current_session=self._session,
             moments=self._moments,
             static_masks=self._static_masks,
@@ -275,7 +276,8 @@ class LoopDetector:
     ) -> None:
         """After the keyframe is acknowledged: what is learned of it decides about the next ones only."""
         sizes = MapSizes(num_searched, self._search.num_of_session)
-        self.calibrator.observe(keyframe, self._search.ranked, candidates, closures, sizes)
+        motion = self._judge.motion_method(keyframe.camera)
+        self.calibrator.observe(keyframe, self._search.ranked, candidates, closures, sizes, motion)
 
     def _gate_of(self, camera: str) -> KeyframeGate:
         """Each camera has a gate of its own, so that none is starved by what another one keeps."""

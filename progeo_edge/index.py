@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -158,6 +159,27 @@ class PlaceIndex:
         k = check_at_least_one(k, "k")
         with self._lock:
             return self._search(vector, k, use_graph=True)
+
+    def descriptors(self, ids: Sequence[int]) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+        """Descriptors by id, in time that does not depend on the size of the index.
+
+        Args:
+            ids: Keyframe ids, known or not, repeated or not.
+
+        Returns:
+            (M,) which of the ids are in the index, as positions in `ids`; and their (M, D) descriptors.
+        """
+        with self._lock:
+            rows = [self._row_of_id.get(keyframe_id, -1) for keyframe_id in ids]
+            known = np.flatnonzero(np.array(rows, dtype=np.int64) >= 0)
+            return known, self._vectors[[rows[position] for position in known.tolist()]]
+
+    def sample(self, count: int, seed: int) -> NDArray[np.float32]:
+        """(M, D) descriptors drawn with replacement, M = count, or 0 from an empty index."""
+        with self._lock:
+            if self._count == 0:
+                return np.zeros((0, self.dimension), dtype=np.float32)
+            return np.asarray(self._vectors[np.random.default_rng(seed).integers(self._count, size=count)])
 
     def self_check(self, num_queries: int = 100, k: int = 10, seed: int = 0) -> RecallCheck:
         """Compare the active structure with exact search, on descriptors of the index turned by about 25 degrees.

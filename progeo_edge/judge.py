@@ -1,4 +1,4 @@
-"""From a short list of candidates to a decision: sequence, geometry, odometry, within a budget."""
+"""From a short list of candidates to a decision: motion, geometry, odometry, within a budget."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from progeo_edge.calibration import Gate
 from progeo_edge.config import Config
 from progeo_edge.consistency import DrivenPath, OdometryCheck, Prediction, StuckToTheLens
 from progeo_edge.geometry import Camera, FloatArray, camera_named
-from progeo_edge.map_store import MapStore
+from progeo_edge.index import PlaceIndex
+from progeo_edge.map_store import KeyframeInfo, MapStore
 from progeo_edge.moments import Moments
-from progeo_edge.place_graph import PlaceGraph
-from progeo_edge.sequence import SequenceCheck
+from progeo_edge.motion import Motion, PlaceGraph
 from progeo_edge.static_masks import StaticMasks
 from progeo_edge.timing import StageTimer
 from progeo_edge.types import Candidate, Keyframe, LocalFeatures, LoopClosure, Status, Verification
@@ -43,28 +43,29 @@ class Query:
 
 
 class Judge:
-    """Decides about candidates, and remembers what the next decisions depend on."""
+    """Decides about candidates, and remembers what the next decisions depend on.
+
+    Args:
+        map_store: Features, poses and closures of the references.
+        config: Settings.
+        path: The way driven in the current session.
+        index: Descriptors of what can be a reference.
+        current_session: Session that keyframes are added to; None when there is none.
+        moments: Of the map's keyframes, shared with others; None reads them from the map.
+        static_masks: Of the cameras of the current session; None knows the query's mask only.
+    """
 
     def __init__(
         self,
         map_store: MapStore,
         config: Config,
         path: DrivenPath,
+        index: PlaceIndex,
         *,
         current_session: int | None,
         moments: Moments | None = None,
         static_masks: StaticMasks | None = None,
     ) -> None:
-        """Make a judge for a map.
-
-        Args:
-            map_store: The map.
-            config: Settings.
-            path: The way driven in the current session.
-            current_session: Id of the session that queries belong to; None with a read-only map.
-            moments: Of the map's keyframes, shared with others; None reads them from the map.
-            static_masks: Of the cameras of the current session; None knows the query's mask only.
-        """
         self._map_store = map_store
         self._config = config
         self._path = path
@@ -74,8 +75,9 @@ class Judge:
         self._lenses: dict[str, StuckToTheLens] = {}
         self._moments = Moments(map_store.infos()) if moments is None else moments
         self._static_masks = static_masks
+        self._index = index
         self._graph = _place_graph(map_store, self._moments)
-        self._sequence = SequenceCheck(config.sequence, self._graph)
+        self._motions: dict[str, Motion] = {}
         self._cameras = {session.id: session.camera for session in map_store.sessions()}
         self._session_of = {info.id: info.session for info in map_store.infos()}
         self._camera_names = {info.id: info.camera for info in map_store.infos()}
@@ -93,7 +95,7 @@ class Judge:
 
         What odometry puts out of reach is refused before any geometry. Candidates that pass the calibrated gate, or
         without one those that the last keyframes support, are verified first. What is left of the budget goes to the
-        others, which are believed only with `sequence.strong_inliers` inliers.
+        others, which are believed only with `motion.strong_inliers` inliers.
 
         Args:
             query: The keyframe asked about.
@@ -102,21 +104,33 @@ class Judge:
             gate: The calibrated gate; None without a calibration.
         """
         candidates = [self._refuse_unreachable(query.keyframe, candidate) for candidate in candidates]
-        with timer.stage("sequence"):
+        with timer.stage("motion"):
             candidates = self.with_support(query.keyframe, candidates, gate)
         return self._verify_in_order(query, candidates, timer, unsupported=_status_without(gate))
 
     def with_support(self, keyframe: Keyframe, candidates: Sequence[Candidate], gate: Gate | None) -> list[Candidate]:
-        """The candidates, with what comes before the geometry decided: `Candidate.supported`."""
-        joins = self._moments.would_join(keyframe.session, keyframe.stamp_ns, keyframe.camera)
-        return [
-            replace(c, supported=True) if _is_open(c) and self._is_supported(c, gate, joins) else c for c in candidates
-        ]
+        """The candidates, with what comes before the geometry decided: `motion_score` and `supported`."""
+        motion = self._motion_of(keyframe.camera)
+        scores = motion.scores(keyframe, candidates)
+        result = []
+        for candidate in candidates:
+            if candidate.reference_id in scores:
+                candidate = replace(candidate, motion_score=scores[candidate.reference_id])
+            passes = gate.passes if gate is not None else lambda c: motion.passes(c.reference_id)
+            if _is_open(candidate) and passes(candidate):
+                candidate = replace(candidate, supported=True)
+            result.append(candidate)
+        return result
 
-    def _is_supported(self, candidate: Candidate, gate: Gate | None, joins: bool) -> bool:
-        if gate is None:
-            return self._sequence.passes(candidate.reference_id, joins=joins)
-        return gate.passes(candidate)
+    def motion_method(self, camera: str) -> str:
+        """What `motion_score` is for the keyframes of a camera; "" before the first one."""
+        return self._motion_of(camera).method
+
+    def _motion_of(self, camera: str) -> Motion:
+        """Each camera of a rig follows the way with its own pictures, along one graph of places."""
+        if camera not in self._motions:
+            self._motions[camera] = Motion(self._config, self._index, self._graph)
+        return self._motions[camera]
 
     def decide_alone(self, query: Query, candidates: Sequence[Candidate], timer: StageTimer) -> list[Candidate]:
         """As `decide`, without any memory of earlier keyframes (relocalisation)."""
@@ -129,12 +143,10 @@ class Judge:
         self._camera_names[keyframe.id] = keyframe.camera
         self._lens_of(keyframe.camera).remember(keyframe.features)
         self._moments.add(keyframe)
-        joins = self._moments.joined(keyframe.id)
-        self._graph.add_keyframe(keyframe.id, keyframe.session, joins=joins)
+        _add_to_graph(self._graph, keyframe, self._moments)
         for closure in closures:
-            self._graph.add_closure(closure.query_id, closure.reference_id)
-        leading = [c.reference_id for c in candidates if c.status not in (Status.SUPPRESSED, Status.LOW_SIMILARITY)]
-        self._sequence.remember(leading, joins=joins)
+            _tie(self._graph, closure)
+        self._motion_of(keyframe.camera).remember(keyframe, candidates)
 
     def _verify_in_order(
         self, query: Query, candidates: Sequence[Candidate], timer: StageTimer, *, unsupported: Status
@@ -173,7 +185,7 @@ class Judge:
             return candidate
         if self._sticks_to_the_lens(query, verification):
             return replace(candidate, status=Status.DEGENERATE)
-        if not candidate.supported and verification.num_inliers < self._config.sequence.strong_inliers:
+        if not candidate.supported and verification.num_inliers < self._config.motion.strong_inliers:
             return replace(candidate, status=unsupported)
         with timer.stage("odometry"):
             return self._compare_with_odometry(query, candidate, verification)
@@ -232,7 +244,7 @@ class Judge:
         return self._reference_features[reference_id]
 
     def _may_bypass_gate(self) -> bool:
-        return self._config.verification.enabled and self._config.sequence.strong_inliers > 0
+        return self._config.verification.enabled and self._config.motion.strong_inliers > 0
 
     def _is_late(self, timer: StageTimer) -> bool:
         deadline_ms = self._config.budget.deadline_ms
@@ -278,7 +290,17 @@ def _at_size(camera: Camera | None, size_px: tuple[int, int]) -> Camera | None:
 def _place_graph(map_store: MapStore, moments: Moments) -> PlaceGraph:
     graph = PlaceGraph()
     for info in map_store.infos():
-        graph.add_keyframe(info.id, info.session, joins=moments.joined(info.id))
+        _add_to_graph(graph, info, moments)
     for closure in map_store.closures():
-        graph.add_closure(closure.query_id, closure.reference_id)
+        _tie(graph, closure)
     return graph
+
+
+def _add_to_graph(graph: PlaceGraph, keyframe: Keyframe | KeyframeInfo, moments: Moments) -> None:
+    moment = moments.number(keyframe.id)
+    graph.add_keyframe(keyframe.id, keyframe.session, keyframe.T_odom_base, camera=keyframe.camera, moment=moment)
+
+
+def _tie(graph: PlaceGraph, closure: LoopClosure) -> None:
+    T_reference_query = None if closure.verification is None else closure.verification.T_reference_query
+    graph.add_closure(closure.query_id, closure.reference_id, T_reference_query)

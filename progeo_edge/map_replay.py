@@ -31,10 +31,8 @@ class ReplayedSession:
         self._session = session
         self._path = DrivenPath(config.odometry)
         self._search = CandidateSearch(self.map_store, config, self._path, current_session=session)
-        self._judge = Judge(self.map_store, config, self._path, current_session=session)
-        self.calibrator = Calibrator(
-            self.map_store, config.calibration, self._judge.graph, self._path.covariance, positions={}
-        )
+        self._judge = Judge(self.map_store, config, self._path, self._search.index, current_session=session)
+        self.calibrator = Calibrator(self.map_store, config.calibration, self._judge.graph, self._path.covariance, {})
         self.gate: Gate | None = None
         """The gate that the last keyframe was judged by; None without a calibration."""
         self.num_searched = 0
@@ -71,7 +69,8 @@ class ReplayedSession:
         self._path.add(keyframe.id, keyframe.T_odom_base)
         self._search.remember(keyframe)
         self._judge.remember(keyframe, candidates, closures)
-        self.calibrator.observe(keyframe, self._search.ranked, candidates, closures, sizes)
+        motion = self._judge.motion_method(keyframe.camera)
+        self.calibrator.observe(keyframe, self._search.ranked, candidates, closures, sizes, motion)
         return candidates
 
 

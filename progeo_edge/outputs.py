@@ -86,6 +86,7 @@ def _candidate(candidate: Candidate, keyframes: Mapping[int, KnownKeyframe]) -> 
         "similarity": _number(candidate.similarity),
         "rerank_score": _number(candidate.rerank_score),
         "probability": _number(candidate.probability),
+        "motion_score": _number(candidate.motion_score),
         "status": candidate.status.value,
         "odom_mahalanobis": _number(candidate.odom_mahalanobis),
         "contradicts": [int(id) for id in candidate.contradicts],

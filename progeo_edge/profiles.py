@@ -156,9 +156,13 @@ def compare(
 
 
 def draw_variants(axes: Axes, judged: Sequence[JudgedVariant]) -> None:
-    """Recall over false closures per hour (over their number where there is no time), with the Pareto front."""
+    """Recall over false closures per hour (over their number where there is no time), with the Pareto front.
+
+    The horizontal axis is logarithmic above 1, so that zero has its place beside hundreds.
+    """
     per_hour = all(one.result.rates is not None for one in judged)
-    for one in judged:
+    points = []
+    for number, one in enumerate(judged):
         recall, rates = one.result.recall, one.result.rates
         x, below, above = float(one.num_false), 0.0, 0.0
         if per_hour and rates is not None:
@@ -172,20 +176,21 @@ def draw_variants(axes: Axes, judged: Sequence[JudgedVariant]) -> None:
             xerr=([below], [above]),
             yerr=([low], [high]),
             fmt="s" if one.variant.is_profile else "o",
-            color="#0b7285" if one.on_front else "#9aa5b1",
+            ms=8,
+            color=f"C{number % 10}",
             lw=0.8,
             capsize=2,
+            label=f"{one.variant.name}: {y:.0f} % at {x:.3g}" + (", on the front" if one.on_front else ""),
         )
-        axes.annotate(one.variant.name, (x, y), (5, 5), textcoords="offset points", fontsize=8)
-    front = sorted((one.result.rates.after_geometry.per_hour if per_hour and one.result.rates else one.num_false,
-                    100 * one.recall) for one in judged if one.on_front)  # fmt: skip
-    axes.step(*zip(*front, strict=True), where="post", color="#0b7285", lw=1.2, label="Pareto front")
+        points.append((x, y))
+    front = sorted(point for point, one in zip(points, judged, strict=True) if one.on_front)
+    axes.step(*zip(*front, strict=True), where="post", color="#1f2933", lw=1.2, zorder=0)
+    axes.set_xscale("symlog", linthresh=1.0)
+    axes.set_xlim(left=-0.2)
     axes.set_xlabel("false closures per hour" if per_hour else "false closures")
     axes.set_ylabel(f"recall in percent of {judged[0].result.num_revisits} revisits")
-    axes.set_ylim(0, 102)
-    axes.set_xlim(left=-0.02 * max(1.0, axes.get_xlim()[1]))
-    axes.set_title("squares: shipped profiles; bars: 95 % intervals")
-    axes.legend(loc="lower right")
+    axes.set_title("squares: shipped profiles; bars: 95 % intervals; line: Pareto front")
+    axes.legend(loc="best", fontsize=8)
 
 
 def _with_front(judged: Sequence[JudgedVariant]) -> list[JudgedVariant]:

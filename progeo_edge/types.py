@@ -223,6 +223,8 @@ class Candidate:
             else the rotation's 3); None without odometry or pose.
         supported: Whether it passed what comes before the geometry: the calibrated gate, or without a calibration the
             sequence. Only strong geometry makes up for its absence.
+        motion_score: Support of the last keyframes, higher is better, in the unit of `motion.method`; None where that
+            gives none.
         contradicts: Query ids of the closures that it contradicts.
     """
 
@@ -234,6 +236,7 @@ class Candidate:
     verification: Verification | None = None
     odom_mahalanobis: float | None = None
     supported: bool = False
+    motion_score: float | None = None
     contradicts: tuple[int, ...] = ()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,6 +43,7 @@ from progeo_edge.outputs import write_g2o
 from progeo_edge.types import Keyframe, LoopClosure, PoseKind, Status, Transform, Verification
 from progeo_edge.verification.features import FeatureExtractor
 from progeo_edge.verification.verifier import Verifier
+from tests.evaluation.test_trajectory import closures_of, two_laps, write_run
 from tests.small_world import camera, two_passes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -282,6 +284,20 @@ def test_a_robust_factor_weighs_a_contradiction_down() -> None:
     assert distance_m_deg(plain, expected)[0] > 20 * distance_m_deg(robust, expected)[0]
 
 
+def test_kernels_of_gtsam_take_chi2_as_documented() -> None:
+    """docs/backends.md: weights at the chi-square c and at 4 c."""
+    robust = gtsam_or_skip().noiseModel.mEstimator
+    c = 12.59
+    for kernel, expected in (
+        (robust.Huber.Create(np.sqrt(c)), (1.0, 0.5)),
+        (robust.Cauchy.Create(np.sqrt(c)), (0.5, 0.2)),
+        (robust.DCS.Create(c), (1.0, 0.16)),
+        (robust.GemanMcClure.Create(np.sqrt(c)), (0.25, 0.04)),
+    ):
+        # GTSAM asks its kernels with the root of the chi-square.
+        assert [kernel.weight(np.sqrt(chi2_)) for chi2_ in (c, 4 * c)] == pytest.approx(expected, rel=1e-6)
+
+
 # -- closures without metres -----------------------------------------------------------------------------------------
 
 
@@ -425,6 +441,17 @@ def test_a_consumer_of_the_ros_covariance_solves_the_same_graph() -> None:
         read.append(Constraint(c.first_id, c.second_id, c.T_first_second, turned))
     found, _ = solved_by_gtsam(gtsam, dead_reckoning(constraints), [gtsam_factor(c) for c in read])
     assert distance_m_deg(found, solved_here(constraints))[0] < 1e-4
+
+
+def test_the_code_of_the_documentation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gtsam_or_skip()
+    truth, odometry = two_laps()
+    write_run(tmp_path / "out", odometry, closures_of(truth))
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "backends.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(code, "docs/backends.md", "exec"), names)
+    assert names["graph"].size() == len(odometry) - 1 + len(names["closures"]) == 59 + 10
 
 
 # -- properties ------------------------------------------------------------------------------------------------------

@@ -23,13 +23,13 @@ def test_later_layers_win(tmp_path):
     assert config.search.top_k == 9
     assert config.search.rerank is False
     assert config.budget.deadline_ms == 0
-    assert config.sequence.strong_inliers == PROFILES["balanced"]["sequence"]["strong_inliers"]
+    assert config.motion.strong_inliers == PROFILES["balanced"]["motion"]["strong_inliers"]
 
 
 def test_what_the_user_sets_beats_the_profile():
     config = load_config(profile="recall", overrides=["verification.enabled=true"])
     assert config.verification.enabled is True
-    assert config.sequence.enabled is False
+    assert config.motion.method == "none"
 
 
 def test_the_profile_may_come_from_the_file_or_an_override(tmp_path):

@@ -123,7 +123,7 @@ def test_every_stage_is_timed(known_run):
         "appearance",
         "search",
         "rerank",
-        "sequence",
+        "motion",
         "verify",
         "odometry",
         "consistency",

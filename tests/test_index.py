@@ -348,3 +348,22 @@ def test_half_precision_and_double_precision_are_taken() -> None:
     index.add([1], unit_rows(1, 64, seed=1).astype(np.float64))
     index.add([], np.zeros((0, 64)))
     assert len(index) == 2
+
+
+def test_descriptors_by_id_leave_out_what_is_not_there():
+    index = PlaceIndex(3, SearchConfig())
+    index.add([7, 3], np.eye(3)[:2])
+    known, descriptors = index.descriptors([3, 5, 7, 3])
+    assert known.tolist() == [0, 2, 3]
+    assert np.array_equal(descriptors, np.eye(3)[[1, 0, 1]])
+    assert index.descriptors([])[1].shape == (0, 3)
+
+
+def test_a_sample_is_drawn_from_the_index_and_repeats_with_its_seed():
+    index = PlaceIndex(3, SearchConfig())
+    assert index.sample(4, seed=0).shape == (0, 3)
+    index.add([1, 2], np.eye(3)[:2])
+    drawn = index.sample(50, seed=0)
+    assert {tuple(row) for row in drawn.tolist()} == {(1.0, 0.0, 0.0), (0.0, 1.0, 0.0)}
+    assert np.array_equal(drawn, index.sample(50, seed=0))
+    assert not np.array_equal(drawn, index.sample(50, seed=1))

@@ -1,4 +1,4 @@
-"""The order of decisions: sequence, budget, deadline, geometry, odometry; geometry is played by a plan."""
+"""The order of decisions: motion, budget, deadline, geometry, odometry; geometry is played by a plan."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from progeo_edge import judge as judge_module
-from progeo_edge.config import Config, OdometryConfig, load_config
+from progeo_edge.config import Config, OdometryConfig, SearchConfig, load_config
 from progeo_edge.consistency import DrivenPath
 from progeo_edge.geometry import Camera, make_transform
+from progeo_edge.index import PlaceIndex
 from progeo_edge.judge import Judge, Query, without_static_pixels
 from progeo_edge.map_store import MapStore
 from progeo_edge.static_masks import StaticMasks
@@ -68,7 +69,13 @@ def verifier(monkeypatch) -> PlannedVerifier:
 
 
 def make_judge(store: MapStore, *overrides: str, path: DrivenPath | None = None) -> Judge:
-    return Judge(store, config(*overrides), path or DrivenPath(OdometryConfig()), current_session=0)
+    return Judge(store, config(*overrides), path or DrivenPath(OdometryConfig()), index_of(store), current_session=0)
+
+
+def index_of(store: MapStore) -> PlaceIndex:
+    index = PlaceIndex(store.spec.dimension, SearchConfig())
+    index.add(*store.descriptors())
+    return index
 
 
 def config(*overrides: str) -> Config:
@@ -102,6 +109,16 @@ def test_a_supported_candidate_with_few_more_inliers_than_needed_is_accepted(kno
     assert decided.verification is verifier.plan[12]
 
 
+def test_every_candidate_carries_its_motion_score_whatever_becomes_of_it(known, verifier):
+    judge = make_judge(known, "motion.method=k_of_n")
+    follow(judge, 10, 11)
+    far = replace(asked(13)[0], status=Status.SUPPRESSED)
+    low = replace(asked(14)[0], status=Status.LOW_SIMILARITY)
+    decided = judge.decide(query(), [*asked(12, 30), far, low], StageTimer())
+    assert [c.motion_score for c in decided] == [3.0, 1.0, 3.0, None]
+    assert [c.motion_score for c in judge.decide_alone(query(-1), asked(12), StageTimer())] == [None]
+
+
 @pytest.mark.parametrize(("count", "expected"), [(59, Status.FAILED_SEQUENCE), (60, Status.ACCEPTED)])
 def test_without_support_only_strong_inliers_are_believed(known, verifier, count, expected):
     verifier.plan = {12: inliers(count)}
@@ -112,7 +129,7 @@ def test_without_support_only_strong_inliers_are_believed(known, verifier, count
 
 def test_without_a_bypass_what_lacks_support_is_not_even_verified(known, verifier):
     verifier.plan = {12: inliers(500)}
-    judge = make_judge(known, "sequence.strong_inliers=0")
+    judge = make_judge(known, "motion.strong_inliers=0")
     assert statuses(judge.decide(query(), asked(12), StageTimer())) == {12: Status.FAILED_SEQUENCE}
     assert verifier.asked == []
 
@@ -148,7 +165,7 @@ def test_what_was_decided_before_stays_decided(known, verifier):
     low = Candidate(3, 0.1, status=Status.LOW_SIMILARITY)
     suppressed = Candidate(4, 0.8, status=Status.SUPPRESSED)
     decided = make_judge(known).decide(query(), [suppressed, low], StageTimer())
-    assert decided == [suppressed, low]
+    assert [(c.reference_id, c.status) for c in decided] == [(4, Status.SUPPRESSED), (3, Status.LOW_SIMILARITY)]
     assert verifier.asked == []
 
 
@@ -306,7 +323,12 @@ def test_the_mask_of_a_reference_is_that_of_its_own_camera(verifier):
     masks = SimpleNamespace(mask=lambda camera, size_px: {"front": upper, "rear": left}[camera])
     store = rig_map(None)
     judge = Judge(
-        store, config(), DrivenPath(OdometryConfig()), current_session=0, static_masks=cast(StaticMasks, masks)
+        store,
+        config(),
+        DrivenPath(OdometryConfig()),
+        PlaceIndex(store.spec.dimension, SearchConfig()),
+        current_session=0,
+        static_masks=cast(StaticMasks, masks),
     )
     front = replace(fake_keyframe(100, 0), camera="front")
     judge.decide_alone(Query(front, grid_features(), None, upper), asked(4, 11), StageTimer())

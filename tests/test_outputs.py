@@ -61,7 +61,7 @@ def through_json(record: dict[str, Any]) -> dict[str, Any]:
 def test_candidate_record_has_the_stated_fields_and_no_nan() -> None:
     refused = Verification(Status.FEW_MATCHES, num_matches=11)
     candidates = (
-        Candidate(3, np.float32(0.5), Status.ACCEPTED, 0.75, 0.875, verified(np.eye(4))),
+        Candidate(3, np.float32(0.5), Status.ACCEPTED, 0.75, 0.875, verified(np.eye(4)), motion_score=np.float64(2.5)),
         Candidate(4, 0.25, Status.FEW_MATCHES, verification=refused),
         Candidate(5, 0.125, Status.LOW_SIMILARITY),
     )
@@ -90,6 +90,7 @@ def test_candidate_record_has_the_stated_fields_and_no_nan() -> None:
         "similarity": 0.5,
         "rerank_score": 0.75,
         "probability": 0.875,
+        "motion_score": 2.5,
         "status": "ACCEPTED",
         "odom_mahalanobis": None,
         "contradicts": [],

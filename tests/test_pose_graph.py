@@ -15,7 +15,7 @@ from progeo_edge.config import OdometryConfig
 from progeo_edge.constraints import closure_constraint, odometry_constraints, step_covariance
 from progeo_edge.errors import ConfigError, InputError
 from progeo_edge.geometry import invert, make_transform, rotation_angle, rotation_exp, se3_exp, se3_log
-from progeo_edge.pose_graph import has_solver, optimise, trajectory_error
+from progeo_edge.pose_graph import has_solver, optimise, solve, trajectory_error
 from progeo_edge.types import LoopClosure, PoseKind, Status, Transform, Verification
 
 CONFIG = OdometryConfig()
@@ -179,6 +179,27 @@ def test_closures_join_sessions_of_different_frames(num_wrong: int) -> None:
     np.testing.assert_allclose(optimised[0], odometry[0], atol=1e-5)
     assert trajectory_error(odometry, truth).rmse_m > 20
     assert trajectory_error(optimised, truth).rmse_m < 1.5
+
+
+@needs_solver
+@settings(max_examples=5, deadline=None)
+@given(labels=st.lists(st.integers(0, 10**6), min_size=2, max_size=2, unique=True))
+def test_what_sessions_are_called_changes_nothing(labels: list[int]) -> None:
+    truth, odometry, sessions = two_sessions()
+    closures = [closure_between(truth, 0, max(truth), np.random.default_rng(0))]
+    renamed = {i: labels[session == 8] for i, session in sessions.items()}
+    first, again = (solve(odometry, closures, CONFIG, names) for names in (sessions, renamed))
+    assert first.left_out == again.left_out
+    for i, T in first.poses.items():
+        np.testing.assert_array_equal(T, again.poses[i])
+
+
+@needs_solver
+def test_closures_left_out_are_named() -> None:
+    truth = square_laps()
+    wrong, right = wrong_closures(truth, 2), lap_closures(truth)
+    solution = solve(drifted(truth), [wrong[0], *right, wrong[1]], CONFIG)
+    assert solution.left_out == tuple(wrong)
 
 
 @needs_solver

@@ -12,12 +12,11 @@ import numpy as np
 from progeo_edge.calibration.calibration import Calibration
 from progeo_edge.calibration.impostors import ImpostorMaximum, OdometryRule, Ranked, best_elsewhere
 from progeo_edge.calibration.observations import CalibrationKey, Observations
-from progeo_edge.calibration.tail import Scale
 from progeo_edge.config import CalibrationConfig
 from progeo_edge.errors import CalibrationError
 from progeo_edge.geometry import FloatArray, rotation_angle
 from progeo_edge.map_store import MapStore
-from progeo_edge.place_graph import PlaceGraph
+from progeo_edge.motion import PlaceGraph
 from progeo_edge.types import Candidate, Keyframe, LoopClosure, Transform
 
 logger = logging.getLogger(__name__)
@@ -31,6 +30,8 @@ HINT_INLIERS = 15
 NEIGHBOUR_M = (0.2, 3.0)
 NEIGHBOUR_DEG = 30.0
 NEIGHBOUR_S = (0.5, 3.0)
+CALIBRATED_MOTION = ("hmm", "sequence")
+"""Methods whose score is a number worth extrapolating; a count of keyframes is not."""
 _NEIGHBOURS_KEPT = 6
 
 
@@ -50,7 +51,7 @@ class Gate:
         """Whether the cosine or the motion score is high enough."""
         if candidate.similarity >= self.min_similarity:
             return True
-        score = getattr(candidate, "motion_score", None)
+        score = candidate.motion_score
         return self.min_motion_score is not None and score is not None and score >= self.min_motion_score
 
 
@@ -71,7 +72,6 @@ class Calibrator:
         graph: Which keyframes see one place.
         drift: (6, 6) covariance of odometry from a reference of the current session to a pose; None when unknown.
         positions: (3,) positions by odometry of the current session's keyframes so far.
-        motion: Name of the motion method, and how its score is stretched; "" without one.
     """
 
     def __init__(
@@ -81,13 +81,12 @@ class Calibrator:
         graph: PlaceGraph,
         drift: Callable[[int, Transform], FloatArray | None],
         positions: Mapping[int, FloatArray],
-        motion: tuple[str, Scale] = ("", "plain"),
     ) -> None:
         self._map_store = map_store
         self._config = config
         self._graph = graph
         self._odometry_rule = OdometryRule(config.impostor_distance_m, drift)
-        self._motion, self._motion_scale = motion
+        self._motion: dict[str, str] = {}
         self._observations: dict[str, Observations] = {}
         self._calibrations: dict[str, Calibration | None] = {}
         self._next_fit: dict[str, int] = {}
@@ -113,7 +112,7 @@ class Calibrator:
         if calibration is None:
             return None
         rate = self._config.max_false_per_hour / max(1, len(self._last))
-        if calibration.motion_tail is None or calibration.motion != self._motion:
+        if calibration.motion_tail is None or calibration.motion != self._motion.get(camera, ""):
             return Gate(calibration.min_similarity(num_keyframes, rate), None)
         return Gate(
             calibration.min_similarity(num_keyframes, rate / 2.0),
@@ -138,6 +137,7 @@ class Calibrator:
         candidates: Sequence[Candidate],
         closures: Sequence[LoopClosure],
         sizes: MapSizes,
+        motion: str = "",
     ) -> None:
         """Learn from one keyframe, when everything about it is decided and stored.
 
@@ -147,6 +147,7 @@ class Calibrator:
             candidates: What became of the candidates.
             closures: The accepted ones.
             sizes: How many keyframes could be found.
+            motion: The method that gave the candidates their motion score; "" for none.
         """
         if not self._config.enabled:
             return
@@ -162,11 +163,13 @@ class Calibrator:
         maximum = self._maximum(keyframe, ranked, same_place, is_known, sizes)
         if maximum is not None:
             observations.add_impostor(maximum)
-        scored = [(c.reference_id, s) for c in candidates if (s := getattr(c, "motion_score", None)) is not None]
-        scored.sort(key=lambda item: -item[1])
-        motion_maximum = self._maximum(keyframe, scored, same_place, is_known, sizes)
-        if motion_maximum is not None:
-            observations.add_motion_impostor(motion_maximum)
+        if motion in CALIBRATED_MOTION:
+            self._follow_motion(keyframe.camera, motion, observations)
+            scored = [(c.reference_id, c.motion_score) for c in candidates if c.motion_score is not None]
+            scored.sort(key=lambda item: -item[1])
+            motion_maximum = self._maximum(keyframe, scored, same_place, is_known, sizes)
+            if motion_maximum is not None:
+                observations.add_motion_impostor(motion_maximum)
         if keyframe.T_odom_base is not None:
             self._positions[keyframe.id] = keyframe.T_odom_base[:3, 3]
         self._refit_when_due(keyframe.camera, observations)
@@ -178,7 +181,7 @@ class Calibrator:
             CalibrationError: too little was observed.
         """
         observations = self._observations_of(camera)
-        key = CalibrationKey(self._map_store.spec.fingerprint, camera, self._motion, self._motion_scale)
+        key = CalibrationKey(self._map_store.spec.fingerprint, camera, self._motion.get(camera, ""))
         calibration = observations.fit(key)
         self._calibrations[camera] = calibration
         if not self._map_store.read_only:
@@ -219,6 +222,13 @@ class Calibrator:
             return None if found is None else ImpostorMaximum(found[1], sizes.of_session, False)
         found = best_elsewhere(ranked, same_place)
         return None if found is None else ImpostorMaximum(found[1], sizes.searched, not is_known)
+
+    def _follow_motion(self, camera: str, motion: str, observations: Observations) -> None:
+        """Scores of two methods cannot be compared: a change of method begins anew."""
+        calibration = self.calibration(camera)
+        if calibration is not None and calibration.motion not in ("", motion) and camera not in self._motion:
+            observations.forget_motion()
+        self._motion[camera] = motion
 
     def _observe_neighbours(self, keyframe: Keyframe, observations: Observations) -> None:
         last = self._last.setdefault(keyframe.camera, deque(maxlen=_NEIGHBOURS_KEPT))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from progeo_edge.calibration.calibration import Calibration, Histogram
 from progeo_edge.calibration.impostors import ImpostorMaximum
 from progeo_edge.calibration.probability import fit_curve
-from progeo_edge.calibration.tail import ImpostorTail, Scale, fit_tail
+from progeo_edge.calibration.tail import ImpostorTail, fit_tail
 from progeo_edge.errors import CalibrationError
 
 FloatArray = NDArray[np.float64]
@@ -36,7 +36,6 @@ class CalibrationKey:
     model: str
     camera: str
     motion: str
-    motion_scale: Scale
 
 
 class Observations:
@@ -62,6 +61,10 @@ class Observations:
     def add_motion_impostor(self, maximum: ImpostorMaximum) -> None:
         """Note the best impostor of a query by motion score."""
         self._motion.append((maximum.score, float(maximum.num_keyframes), float(maximum.is_second)))
+
+    def forget_motion(self) -> None:
+        """Scores by motion are of another method from now on."""
+        self._motion.clear()
 
     def add_neighbour(self, similarity: float) -> None:
         """Note the cosine of two keyframes of one place, close in time."""
@@ -103,7 +106,7 @@ class Observations:
             model=key.model,
             camera=key.camera,
             tail=tail,
-            motion_tail=self._fit_motion(key.motion_scale),
+            motion_tail=self._fit_motion(),
             motion=key.motion,
             curve=fit_curve(same_place, impostors[:, 0], impostors[:, 1], prior),
             same_place_quantiles=tuple(np.quantile(same_place, np.linspace(0.0, 1.0, 101)).tolist()),
@@ -115,12 +118,12 @@ class Observations:
             learned_ns=time.time_ns(),
         )
 
-    def _fit_motion(self, scale: Scale) -> ImpostorTail | None:
+    def _fit_motion(self) -> ImpostorTail | None:
         motion = _columns(self._motion)
         if len(motion) == 0:
             return None
         try:
-            return fit_tail(motion[:, 0], motion[:, 1], motion[:, 2] > 0.5, scale=scale)
+            return fit_tail(motion[:, 0], motion[:, 1], motion[:, 2] > 0.5, scale="plain")
         except CalibrationError:
             # Motion needs a few keyframes more than a single picture; until then there is only the cosine.
             return None

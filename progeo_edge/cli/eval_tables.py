@@ -93,12 +93,11 @@ def print_loops(result: LoopsResult) -> None:
 
 def _print_rates(rates: FalseRates) -> None:
     out = console()
-    out.print(
-        f"false accepts before geometry: {rates.before_geometry.text()} ({rates.before_geometry.count} keyframes)"
-    )
+    before, after = rates.before_geometry, rates.after_geometry
+    out.print(f"false accepts before geometry: {before.text()}, {before.count} keyframes in {before.hours:.2f} hours")
     if rates.promised_per_hour is not None:
         out.print(f"  promised {rates.promised_per_hour:g} per hour: {rates.verdict}")
-    out.print(f"false closures after geometry: {rates.after_geometry.text()} in {rates.after_geometry.hours:.2f} hours")
+    out.print(f"false closures after geometry: {after.text()} in {after.hours:.2f} hours")
 
 
 def _print_reliability(reliability: Reliability) -> None:
@@ -165,12 +164,20 @@ def _figures(figures: ErrorFigures | None) -> str:
 
 
 def print_profiles(judged: Sequence[JudgedVariant]) -> None:
-    """One row per setting."""
+    """One row per setting; the page has more columns."""
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(*PROFILE_COLUMNS, title="percent [95 % interval]; rates per hour with exact 95 % interval")
-    for row in profile_rows(judged):
-        table.add_row(*row)
+    table = Table(title="percent and false closures per hour [95 % interval]; * on the Pareto front")
+    table.add_column("setting", overflow="fold", min_width=16)
+    for name in ("closures", "false", "recall", "false/h"):
+        table.add_column(name, justify="right")
+    for one in judged:
+        result, rates = one.result, one.result.rates
+        after = "-" if rates is None else rates.after_geometry.text().removesuffix(" per hour")
+        name = one.variant.name + (" *" if one.on_front else "")
+        counts = (str(result.num_closures), str(one.num_false))
+        table.add_row(escape(name), *counts, result.recall.percent(0), after)
     console().print(table)
     first = judged[0].result
     console().print(

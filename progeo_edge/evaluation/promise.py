@@ -14,8 +14,8 @@ from progeo_edge.types import Status
 REFUSED_BEFORE_GEOMETRY = frozenset(
     status.value for status in (Status.LOW_SIMILARITY, Status.SUPPRESSED, Status.FAILED_SEQUENCE)
 )
-"""A candidate with one of these was refused before the geometry; with any other status it had passed the gates there.
-(NOT_VERIFIED and DEADLINE say that it had passed and the budget was spent.)"""
+"""A candidate with one of these was refused before the geometry. With another status it had passed the gates there,
+unless the run says that it was not `supported`: such a candidate is verified with what is left of the budget."""
 
 Verdict = Literal["kept", "not contradicted", "broken"]
 
@@ -44,7 +44,8 @@ class FalseRates:
     """False accepts per hour of a run.
 
     Attributes:
-        before_geometry: Keyframes whose best candidate passed the gates though it is wrong.
+        before_geometry: Keyframes whose best candidate passed the gates though it is wrong, counted from the first
+            keyframe with a calibrated probability on; over the whole run where there is none.
         after_geometry: Wrong closures.
         promised_per_hour: `calibration.max_false_per_hour`, which speaks of the rate before geometry; None without.
         false_accepts: Those before geometry by name.
@@ -83,6 +84,8 @@ def false_rates(
 ) -> FalseRates | None:
     """Count false accepts over the time from the first keyframe to the last.
 
+    Before the geometry only the time counts in which a calibration was in force: the promise speaks of no other.
+
     Args:
         run: The run.
         labelled: Its labels.
@@ -94,19 +97,23 @@ def false_rates(
     """
     if run.hours <= 0:
         return None
-    accepts = false_accepts(run, labelled)
+    first = _first_calibrated(run)
+    hours = run.hours_from(first)
+    if hours <= 0:  # the calibration came with the last keyframe
+        first, hours = 0, run.hours
+    accepts = false_accepts(run, labelled, first)
     return FalseRates(
-        before_geometry=rate(len(accepts), run.hours),
+        before_geometry=rate(len(accepts), hours),
         after_geometry=rate(len(false_closures), run.hours),
         promised_per_hour=run.max_false_per_hour if promised_per_hour is None else promised_per_hour,
         false_accepts=accepts,
     )
 
 
-def false_accepts(run: RecordedRun, labelled: LabelledRun) -> tuple[FalseAccept, ...]:
-    """Keyframes whose best candidate before geometry is wrong; one that is neutral is none."""
+def false_accepts(run: RecordedRun, labelled: LabelledRun, first: int = 0) -> tuple[FalseAccept, ...]:
+    """Keyframes from number `first` on whose best candidate before geometry is wrong; one that is neutral is none."""
     found = []
-    for row, keyframe in enumerate(run.keyframes):
+    for row, keyframe in list(enumerate(run.keyframes))[first:]:
         best = _best_passed(keyframe.candidates)
         if best is not None and labelled.verdict(row, best.reference) < 0:
             scores = best.scores
@@ -115,5 +122,19 @@ def false_accepts(run: RecordedRun, labelled: LabelledRun) -> tuple[FalseAccept,
 
 
 def _best_passed(candidates: Sequence[ScoredReference]) -> ScoredReference | None:
-    passed = [candidate for candidate in candidates if candidate.status not in REFUSED_BEFORE_GEOMETRY]
+    passed = [candidate for candidate in candidates if _passed(candidate)]
     return max(passed, key=lambda candidate: candidate.scores["similarity"], default=None)
+
+
+def _passed(candidate: ScoredReference) -> bool:
+    if candidate.supported is not None:
+        return candidate.supported
+    return candidate.status not in REFUSED_BEFORE_GEOMETRY
+
+
+def _first_calibrated(run: RecordedRun) -> int:
+    """Number of the first keyframe with a probability; 0 in a run without any."""
+    for row, keyframe in enumerate(run.keyframes):
+        if any("probability" in candidate.scores for candidate in keyframe.candidates):
+            return row
+    return 0

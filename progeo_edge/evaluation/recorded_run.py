@@ -24,11 +24,13 @@ class ScoredReference:
         reference: Name of the reference.
         status: Reason for "no", or ACCEPTED.
         scores: similarity, rerank_score, probability, motion_score, num_inliers; those that were written and not null.
+        supported: Whether it passed what comes before the geometry; None in a run that does not say.
     """
 
     reference: str
     status: str
     scores: dict[str, float]
+    supported: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,11 @@ class RecordedRun:
     @property
     def hours(self) -> float:
         """Time from the first keyframe to the last."""
-        return (self.keyframes[-1].stamp_ns - self.keyframes[0].stamp_ns) * 1e-9 / 3600.0
+        return self.hours_from(0)
+
+    def hours_from(self, row: int) -> float:
+        """Time from keyframe number `row` to the last."""
+        return (self.keyframes[-1].stamp_ns - self.keyframes[row].stamp_ns) * 1e-9 / 3600.0
 
 
 SCORES = ("similarity", "rerank_score", "probability", "motion_score", "num_inliers")
@@ -153,6 +159,7 @@ def _candidate(record: object, where: str) -> ScoredReference:
         status=_text(record, "status", where),
         scores={"similarity": _number(record, "similarity", where)}
         | {name: _number(record, name, where) for name in SCORES if record.get(name) is not None},
+        supported=_flag(record, "supported", where),
     )
 
 
@@ -168,6 +175,13 @@ def _closure(record: Mapping[str, object], where: str) -> RunClosure:
 def _text(record: Mapping[str, object], name: str, where: str) -> str:
     value = record.get(name)
     if not isinstance(value, str):
+        raise _not_of_a_run(record, name, where)
+    return value
+
+
+def _flag(record: Mapping[str, object], name: str, where: str) -> bool | None:
+    value = record.get(name)
+    if value is not None and not isinstance(value, bool):
         raise _not_of_a_run(record, name, where)
     return value
 

@@ -101,7 +101,7 @@ class Agreement:
         return is_near and float(np.degrees(rotation_angle(error[:3, :3]))) <= reach_deg
 
     def _steps_between(self, a: View, b: View) -> int:
-        return self._config.gate.nms_radius_keyframes + self._config.sequence.max_step * (1 + abs(a.index - b.index))
+        return self._config.gate.nms_radius_keyframes + self._config.motion.max_step * (1 + abs(a.index - b.index))
 
     def _relation(self, a: int, b: int) -> Relation | None:
         if a not in self._places or b not in self._places:  # the map grew

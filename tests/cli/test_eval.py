@@ -18,6 +18,7 @@ from progeo_edge.pose_graph import trajectory_error
 from tests.evaluation.test_trajectory import two_laps, write_run
 from tests.small_world import LIGHT, two_passes, write_images
 
+SWEPT = "verification.min_inliers_uncalibrated"
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -181,7 +182,7 @@ def test_a_run_is_judged_by_true_poses_against_a_promise(tmp_path):
     said = " ".join(result.output.split())
     assert "false: 6.jpg -> 0.jpg" in said
     # One keyframe in 70 s.
-    assert "false accepts before geometry: 51.4 [1.3, 287] per hour (1 keyframes)" in said
+    assert "false accepts before geometry: 51.4 [1.3, 287] per hour, 1 keyframes in 0.02 hours" in said
     assert "promised 60 per hour: not contradicted" in said
     judged = json.loads(record.read_text())
     assert judged["false_per_hour"]["false_accepts"] == [
@@ -236,7 +237,7 @@ def test_profiles_are_compared(tmp_path):
     arguments = [
         *("profiles", str(images), "--stamps", str(stamps), "--truth", str(truth), "--out", str(tmp_path / "out")),
         *("--radius-m", "3", "--neutral-m", "6", "--encoder", "thumbnail", "--profile", "conservative"),
-        *("--profile", "recall", "--sweep", "verification.min_inliers_uncalibrated=20,500"),
+        *("--profile", "recall", "--sweep", f"{SWEPT}=20,500"),
         *("--html", str(page), "--json", str(record), "--plot", str(plot)),
         *(part for setting in (*LIGHT, "exclusion.keyframes=3") for part in ("--set", setting)),
     ]
@@ -247,17 +248,15 @@ def test_profiles_are_compared(tmp_path):
     assert names == [
         "conservative",
         "recall",
-        "verification.min_inliers_uncalibrated=20",
-        "verification.min_inliers_uncalibrated=500",
+        f"{SWEPT}=20",
+        f"{SWEPT}=500",
     ]
     assert [one["is_profile"] for one in judged] == [True, True, False, False]
     assert all((tmp_path / "out" / name.replace("=", "_") / "report.html").is_file() for name in names)
     by_name = {one["name"]: one for one in judged}
     assert by_name["recall"]["accepted"]["num_closures"] > 0
-    assert by_name["verification.min_inliers_uncalibrated=500"]["accepted"]["num_closures"] == 0
-    assert (
-        by_name["verification.min_inliers_uncalibrated=20"]["config"]["verification"]["min_inliers_uncalibrated"] == 20
-    )
+    assert by_name[f"{SWEPT}=500"]["accepted"]["num_closures"] == 0
+    assert by_name[f"{SWEPT}=20"]["config"]["verification"]["min_inliers_uncalibrated"] == 20
     assert any(one["on_front"] for one in judged)
     assert "Recall against false closures" in page.read_text() and "min_inliers_uncalibrated=500" in plot.read_text()
 

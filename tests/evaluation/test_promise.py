@@ -39,7 +39,7 @@ def _judge(run, tmp_path, ignored=(), **options):
 def test_false_accepts_by_hand(tmp_path):
     candidates = {
         4: [_candidate("0.jpg", 0.9, "ACCEPTED"), _candidate("3.jpg", 0.8, "FEW_INLIERS")],  # the best is right
-        5: [_candidate("3.jpg", 0.9, "FEW_MATCHES", 0.4), _candidate("1.jpg", 0.8, "ACCEPTED")],  # the best is wrong
+        5: [_candidate("3.jpg", 0.9, "FEW_MATCHES"), _candidate("1.jpg", 0.8, "ACCEPTED")],  # the best is wrong
         6: [_candidate("3.jpg", 0.9, "LOW_SIMILARITY"), _candidate("2.jpg", 0.8, "ACCEPTED")],  # refused at the gate
         7: [_candidate("3.jpg", 0.9, "FAILED_SEQUENCE"), _candidate("2.jpg", 0.7, "SUPPRESSED")],
         8: [_candidate("3.jpg", 0.9, "NOT_VERIFIED")],  # passed, and the budget was spent
@@ -48,14 +48,32 @@ def test_false_accepts_by_hand(tmp_path):
     closures = [RunClosure("4.jpg", "0.jpg", 0.9, 50), RunClosure("8.jpg", "3.jpg", 0.9, 50)]
     rates = _judge(_run(tmp_path, candidates, closures), tmp_path, ignored={("9.jpg", "1.jpg")}).rates
     assert rates is not None
-    assert [(a.query, a.reference, a.probability) for a in rates.false_accepts] == [
-        ("5.jpg", "3.jpg", 0.4),
-        ("8.jpg", "3.jpg", None),
-    ]
+    assert [(a.query, a.reference) for a in rates.false_accepts] == [("5.jpg", "3.jpg"), ("8.jpg", "3.jpg")]
     assert rates.before_geometry.per_hour == 1.0
     assert rates.after_geometry.per_hour == 0.5
     assert (rates.promised_per_hour, rates.verdict) == (None, None)
     json.dumps(rates.to_dict(), allow_nan=False)
+
+
+def test_what_a_run_says_of_support_counts_more_than_the_status(tmp_path):
+    """Candidates that the gate refused are verified with what is left of the budget, and end with its status."""
+    refused = ScoredReference("3.jpg", "FEW_INLIERS", {"similarity": 0.9}, supported=False)
+    passed = ScoredReference("3.jpg", "FEW_INLIERS", {"similarity": 0.9}, supported=True)
+    rates = _judge(_run(tmp_path, {5: [refused], 8: [passed]}), tmp_path).rates
+    assert rates is not None and [a.query for a in rates.false_accepts] == ["8.jpg"]
+
+
+def test_the_promise_speaks_of_the_time_with_a_calibration(tmp_path):
+    candidates = {
+        2: [_candidate("1.jpg", 0.9, "NOT_VERIFIED")],
+        3: [_candidate("0.jpg", 0.9, "NOT_VERIFIED", 0.4)],
+        8: [_candidate("3.jpg", 0.9, "NOT_VERIFIED", 0.4)],
+    }
+    rates = _judge(_run(tmp_path, candidates, [RunClosure("2.jpg", "1.jpg", 0.9, 50)], hours=9.0), tmp_path).rates
+    assert rates is not None
+    assert [(a.query, a.probability) for a in rates.false_accepts] == [("3.jpg", 0.4), ("8.jpg", 0.4)]
+    assert (rates.before_geometry.hours, rates.after_geometry.hours) == (pytest.approx(6.0), pytest.approx(9.0))
+    assert rates.after_geometry.count == 1
 
 
 @pytest.mark.parametrize(("promised", "verdict"), [(0.05, "broken"), (1.0, "not contradicted"), (10.0, "kept")])

@@ -248,7 +248,7 @@ def test_keyframes_of_another_without_calibration_and_valid_odometry_are_recogni
     few = {
         "camera.wait_s": 0.2,
         "exclusion.keyframes": 3,
-        "sequence.enabled": False,
+        "motion.method": "none",
         "input.external_keyframes": True,
     }
     ros.set_parameters("/bare/progeo", parameters(tmp_path / "map.progeo", **few))

@@ -45,7 +45,7 @@ def test_every_setting_is_declared_with_description_and_range(client, node):
         ("verification.ratio", 1.5, "out of range"),
         ("verification.max_error_px", 0.0, "verification.max_error_px = 0.0: Input should be greater than 0"),
         ("search.top_k", 0, "out of range"),
-        ("sequence.enabled", "yes", "Wrong parameter type"),
+        ("motion.length", "ten", "Wrong parameter type"),
         ("gate.min_similarity", "high", "gate.min_similarity = 'high'"),
         ("gate.min_similarity", float("nan"), "gate.min_similarity"),
         ("verification.detector", "sift", "cannot change while the node is configured; clean it up"),

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from progeo_edge.config import SequenceConfig
-from progeo_edge.place_graph import PlaceGraph
-from progeo_edge.sequence import SequenceCheck
+from progeo_edge.config import MotionConfig
+from progeo_edge.motion.agreement import Agreement
+from progeo_edge.motion.place_graph import PlaceGraph
 
 
-def check_on_line(num_keyframes: int = 100, **settings) -> SequenceCheck:
+def check_on_line(num_keyframes: int = 100, **settings) -> Agreement:
     graph = PlaceGraph()
     for keyframe_id in range(num_keyframes):
         graph.add_keyframe(keyframe_id, session=0)
-    return SequenceCheck(SequenceConfig(**settings), graph)
+    return Agreement(MotionConfig(**settings), graph)
 
 
 @pytest.mark.parametrize("direction", [1, -1])
@@ -63,13 +63,9 @@ def test_laps_agree_through_closures():
     for keyframe_id in range(60):
         graph.add_keyframe(keyframe_id, session=0)
     graph.add_closure(45, 15)
-    check = SequenceCheck(SequenceConfig(max_step=2), graph)
+    check = Agreement(MotionConfig(max_step=2), graph)
     check.remember([14])
     assert check.agreement(45) == 2
-
-
-def test_switched_off_it_always_passes():
-    assert check_on_line(enabled=False).passes(5)
 
 
 def test_the_window_forgets():
@@ -78,22 +74,3 @@ def test_the_window_forgets():
     for _ in range(2):
         check.remember([])
     assert check.agreement(50) == 1
-
-
-def test_images_of_one_moment_do_not_support_each_other():
-    check = check_on_line()
-    check.remember([50])
-    check.remember([51], joins=True)
-    assert check.agreement(50, joins=True) == 1
-    assert check.agreement(50) == 2
-
-
-def test_what_any_image_of_a_moment_points_to_counts():
-    """The front camera, going the other way, sees nothing it knows; the rear camera does."""
-    check = check_on_line()
-    for step in range(2):
-        check.remember([7 * step])
-        check.remember([50 - step], joins=True)
-    assert check.passes(48)
-    check.remember([90])
-    assert check.agreement(48, joins=True) == 3
