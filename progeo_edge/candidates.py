@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from progeo_edge.config import Config
+from progeo_edge.consistency import DrivenPath
 from progeo_edge.exclusion import RecentKeyframes
 from progeo_edge.index import PlaceIndex
 from progeo_edge.index_cache import load_index, save_index
 from progeo_edge.map_store import KeyframeInfo, MapStore
 from progeo_edge.moments import Moments
-from progeo_edge.odometry import DrivenPath
 from progeo_edge.reranking import appearance_similarity, rerank_scores
 from progeo_edge.timing import StageTimer
 from progeo_edge.types import Candidate, Descriptor, Keyframe, Status

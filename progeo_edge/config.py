@@ -39,6 +39,10 @@ class RecognisableConfig(Section):
 
     min_contrast: float = Field(6.0, ge=0, description="standard deviation of the grey image, 0 to 127")
     min_keypoints: int = Field(60, ge=0, description="keypoints outside the static-pixel mask")
+    frozen_difference: float = Field(
+        0.25, ge=0, description="mean difference in grey levels below which two pictures are one and the same"
+    )
+    frozen_after_s: float = Field(5.0, ge=0, description="without odometry: how long the very same picture may come")
 
 
 class ExclusionConfig(Section):
@@ -168,8 +172,31 @@ class OdometryConfig(Section):
     max_mahalanobis2_rotation: float = Field(
         16.27, gt=0, description="closures without metres: chi-square of the rotation, 3 degrees of freedom, 0.999"
     )
+    max_mahalanobis2_direction: float = Field(
+        20.52, gt=0, description="UP_TO_SCALE closures with the length left open: 5 degrees of freedom, 0.999"
+    )
+    direction_deg: float = Field(10.0, gt=0, description="standard deviation of the direction of UP_TO_SCALE closures")
+    max_scene_depth_m: float = Field(
+        50.0, gt=0, description="what a camera looks at is nearer; bounds how far a ROTATION_ONLY closure reaches"
+    )
+    heights: bool = Field(True, description="test heights where the drive is level, or gravity_aligned is set")
+    max_height_m: float = Field(0.5, gt=0, description="difference of height within one place, closures without metres")
     max_gravity_deg: float = Field(3.0, gt=0, description="roll and pitch that odometry and closure may disagree by")
     gravity_aligned: bool = Field(False, description="odometry's z axis is known to be vertical (IMU)")
+
+
+class ConsistencyConfig(Section):
+    """Closures against each other."""
+
+    enabled: bool = Field(True, description="off: a closure is not compared with those before it")
+    window: int = Field(50, ge=1, le=1000, description="closures that are remembered for it")
+    neighbours: int = Field(10, ge=1, le=100, description="of these, the nearest along the way that are compared")
+    max_leg_m: float = Field(50.0, gt=0, description="way between two closures over which an agreement means anything")
+    max_mahalanobis2: float = Field(22.46, gt=0, description="chi-square of the loop over two closures, 0.999")
+    pcm: bool = Field(False, description="withhold every closure until others agree with it (pairwise consistency)")
+    pcm_required: int = Field(
+        2, ge=2, le=20, description="pcm: closures that must agree with each other, itself included"
+    )
 
 
 class BudgetConfig(Section):
@@ -183,7 +210,7 @@ class RelocalisationConfig(Section):
     """Where in a known map did the robot wake up."""
 
     max_frames: int = Field(10, ge=1, le=100, description="views that may vote; the last ones when there were more")
-    min_probability: float = Field(0.95, gt=0, lt=1, description="less is no match")
+    min_probability: float = Field(0.98, gt=0, lt=1, description="less is no match")
     prior_probability: float = Field(
         0.2,
         gt=0,
@@ -218,6 +245,7 @@ class Config(Section):
     calibration: CalibrationConfig = CalibrationConfig()
     verification: VerificationConfig = VerificationConfig()
     odometry: OdometryConfig = OdometryConfig()
+    consistency: ConsistencyConfig = ConsistencyConfig()
     budget: BudgetConfig = BudgetConfig()
     relocalisation: RelocalisationConfig = RelocalisationConfig()
     store: StoreConfig = StoreConfig()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from progeo_edge.calibration import Calibration, Calibrator, Gate, MapSizes
 from progeo_edge.candidates import CandidateSearch
 from progeo_edge.config import Config, config_to_yaml
+from progeo_edge.consistency import Agreed, ClosureAgreement, DrivenPath, Drives, FrozenCamera, closure_of
 from progeo_edge.encoders import Encoder
 from progeo_edge.errors import InputError, MapError
 from progeo_edge.geometry import Camera, Cameras, camera_named, check_transform
@@ -21,7 +22,6 @@ from progeo_edge.judge import Judge, Query
 from progeo_edge.keyframe_gate import KeyframeGate
 from progeo_edge.map_store import MapStore
 from progeo_edge.moments import Moments
-from progeo_edge.odometry import DrivenPath
 from progeo_edge.reranking import describe_appearance
 from progeo_edge.resuming import session_to_resume
 from progeo_edge.static_masks import StaticMasks
@@ -84,9 +84,11 @@ class LoopDetector:
         self._static_masks = StaticMasks(map_store, self.config.verification)
         self._moments = Moments(map_store.infos())
         self._gates: dict[str, KeyframeGate] = {}
+        self._watches: dict[str, FrozenCamera] = {}
         resume = resume or session_id is not None
         self._session = self._resumed_session(session_id) if resume else self._begin_session(session)
-        self._path = self._path_so_far()
+        drives = Drives(self.config.odometry, map_store.infos())
+        self._path = DrivenPath(self.config.odometry) if self._session is None else drives.of(self._session)
         if resume:
             self._recall_last_keyframes()
         self._search = CandidateSearch(
@@ -101,6 +103,7 @@ class LoopDetector:
             moments=self._moments,
             static_masks=self._static_masks,
         )
+        self._agreement = ClosureAgreement(map_store, self.config, drives, current_session=self._session)
         self.calibrator = Calibrator(
             map_store, self.config.calibration, self._judge.graph, self._path.covariance, self._positions_so_far()
         )
@@ -131,6 +134,8 @@ class LoopDetector:
             with timer.stage("gate"):
                 _check_frame(frame)
                 camera_named(self._cameras, frame.camera)
+                if self._watch_of(frame.camera).is_frozen(frame) and self._has_contrast(frame.image):
+                    return _no_keyframe(Status.FROZEN, timer)
                 # What one camera of a rig found worth keeping, the others keep too: moments stay whole.
                 joins = self._moments.would_join(self._session, frame.stamp_ns, frame.camera)
                 gate = self._gate_of(frame.camera)
@@ -149,21 +154,25 @@ class LoopDetector:
             query = Query(keyframe, features, self._camera_for(frame), self._mask(frame))
             needed = self.calibrator.gate(frame.camera, num_searched)
             candidates = self._judge.decide(query, candidates, timer, needed)
-            closures = _closures(keyframe.id, candidates)
-            status = _overall_status(candidates)
+            with timer.stage("consistency"):
+                agreed = self._agreement.judge(keyframe, candidates)
+            closures = _closures(keyframe.id, agreed.candidates)
+            status = _overall_status(agreed.candidates)
 
             with timer.stage("store"):
-                self._store(frame, keyframe, status, candidates, closures)
+                self._store(frame, keyframe, status, agreed, closures)
             with timer.stage("calibrate"):
-                self._learn(keyframe, candidates, closures, num_searched)
+                self._learn(keyframe, agreed.candidates, (*agreed.released, *closures), num_searched)
             return Update(
                 keyframe,
-                tuple(candidates),
+                tuple(agreed.candidates),
                 closures,
                 status,
                 timer.timings_ms(),
                 min_similarity=self._min_similarity(needed),
                 min_motion_score=None if needed is None else needed.min_motion_score,
+                released=agreed.released,
+                doubtful=agreed.doubtful,
             )
 
     def relocalize(self, frame: Frame, *, include_recent: bool = True) -> Update:
@@ -221,7 +230,7 @@ class LoopDetector:
     def _features(self, frame: Frame, timer: StageTimer) -> LocalFeatures | None:
         """Local features, or None for an image that cannot be told from others (blank, covered, dark)."""
         with timer.stage("features"):
-            if float(frame.image.std()) < self.config.recognisable.min_contrast:
+            if not self._has_contrast(frame.image):
                 return None
             features = self._extractor.extract(
                 frame.image,
@@ -231,6 +240,9 @@ class LoopDetector:
                 mask=self._mask(frame),
             )
             return features if len(features) >= self.config.recognisable.min_keypoints else None
+
+    def _has_contrast(self, image: Image) -> bool:
+        return float(image.std()) >= self.config.recognisable.min_contrast
 
     def _keyframe(self, frame: Frame, features: LocalFeatures, timer: StageTimer) -> Keyframe:
         with timer.stage("encode"):
@@ -256,20 +268,22 @@ class LoopDetector:
         frame: Frame,
         keyframe: Keyframe,
         status: Status,
-        candidates: Sequence[Candidate],
+        agreed: Agreed,
         closures: tuple[LoopClosure, ...],
     ) -> None:
         kept = keyframe if self.config.store.features else replace(keyframe, features=None)
         thumbnail = (
             _thumbnail(frame.image, self.config.store.thumbnail_width_px) if self.config.store.thumbnails else None
         )
-        self.map_store.add_keyframe(kept, status=status, thumbnail=thumbnail, closures=closures)
+        stored = (*agreed.released, *closures)
+        self.map_store.add_keyframe(kept, status=status, thumbnail=thumbnail, closures=stored)
         # Only what the map has acknowledged may influence the next frame.
         self._gate_of(frame.camera).keep(frame, keyframe.descriptor)
         self._moments.add(keyframe)
         self._path.add(keyframe.id, keyframe.T_odom_base)
         self._search.remember(keyframe)
-        self._judge.remember(keyframe, candidates, closures)
+        self._judge.remember(keyframe, agreed.candidates, stored)
+        self._agreement.remember(keyframe, agreed)
         self._static_masks.add(frame.camera, frame.image)
 
     def _learn(
@@ -287,6 +301,12 @@ class LoopDetector:
     def _gate_of(self, camera: str) -> KeyframeGate:
         """Each camera has a gate of its own, so that none is starved by what another one keeps."""
         return self._gates.setdefault(camera, KeyframeGate(self.config.keyframe))
+
+    def _watch_of(self, camera: str) -> FrozenCamera:
+        watch = self._watches.get(camera)
+        if watch is None:
+            watch = self._watches[camera] = FrozenCamera(self.config.recognisable, self.config.keyframe)
+        return watch
 
     def _camera_for(self, frame: Frame) -> Camera | None:
         camera = camera_named(self._cameras, frame.camera)
@@ -311,14 +331,6 @@ class LoopDetector:
 
     def _resumed_session(self, session_id: int | None) -> int | None:
         return None if self.map_store.read_only else session_to_resume(self.map_store, session_id, self._cameras)
-
-    def _path_so_far(self) -> DrivenPath:
-        """Empty for a new session; for a resumed one, what it has driven until now."""
-        path = DrivenPath(self.config.odometry)
-        for info in self.map_store.infos():
-            if info.session == self._session:
-                path.add(info.id, info.T_odom_base)
-        return path
 
     def _positions_so_far(self) -> dict[int, NDArray[np.float64]]:
         """Positions by odometry of the keyframes of a resumed session."""
@@ -365,18 +377,20 @@ def _no_keyframe(status: Status, timer: StageTimer) -> Update:
 
 
 def _closures(query_id: int, candidates: Sequence[Candidate]) -> tuple[LoopClosure, ...]:
-    return tuple(
-        LoopClosure(query_id, c.reference_id, c.similarity, c.probability, c.verification, c.odom_mahalanobis)
-        for c in candidates
-        if c.status is Status.ACCEPTED
-    )
+    return tuple(closure_of(query_id, c) for c in candidates if c.status is Status.ACCEPTED)
 
 
 def _overall_status(candidates: Sequence[Candidate]) -> Status:
     """The status of the candidate that came furthest."""
     if not candidates:
         return Status.NO_CANDIDATE
-    return max((candidate.status for candidate in candidates), key=PROGRESS.index)
+    return max(candidates, key=_progress).status
+
+
+def _progress(candidate: Candidate) -> int:
+    if candidate.status is Status.ODOM_INCONSISTENT and candidate.verification is None:
+        return PROGRESS.index(Status.SUPPRESSED)  # refused before any geometry
+    return PROGRESS.index(candidate.status)
 
 
 PROGRESS: tuple[Status, ...] = (
@@ -399,6 +413,8 @@ PROGRESS: tuple[Status, ...] = (
     Status.FAILED_SEQUENCE,
     Status.GRAVITY,
     Status.ODOM_INCONSISTENT,
+    Status.CONTRADICTED,
+    Status.UNCONFIRMED,
     Status.AMBIGUOUS,
     Status.ACCEPTED,
 )

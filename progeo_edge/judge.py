@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from progeo_edge.calibration import Gate
 from progeo_edge.config import Config
-from progeo_edge.geometry import Camera, camera_named
+from progeo_edge.consistency import DrivenPath, OdometryCheck, Prediction, StuckToTheLens
+from progeo_edge.geometry import Camera, FloatArray, camera_named
 from progeo_edge.index import PlaceIndex
 from progeo_edge.map_store import KeyframeInfo, MapStore
 from progeo_edge.moments import Moments
 from progeo_edge.motion import Motion, PlaceGraph
-from progeo_edge.odometry import DrivenPath, OdometryCheck
 from progeo_edge.static_masks import StaticMasks
 from progeo_edge.timing import StageTimer
 from progeo_edge.types import Candidate, Keyframe, LocalFeatures, LoopClosure, Status, Verification
@@ -71,14 +71,15 @@ class Judge:
         self._path = path
         self._session = current_session
         self._verifier = Verifier(config.verification)
-        self._odometry = OdometryCheck(config.odometry)
+        self._odometry = OdometryCheck(config)
+        self._lenses: dict[str, StuckToTheLens] = {}
         self._moments = Moments(map_store.infos()) if moments is None else moments
         self._static_masks = static_masks
         self._index = index
         self._graph = _place_graph(map_store, self._moments)
         self._motions: dict[str, Motion] = {}
         self._cameras = {session.id: session.camera for session in map_store.sessions()}
-        self._infos = {info.id: (info.session, info.T_odom_base) for info in map_store.infos()}
+        self._session_of = {info.id: info.session for info in map_store.infos()}
         self._camera_names = {info.id: info.camera for info in map_store.infos()}
         self._reference_features: OrderedDict[int, LocalFeatures | None] = OrderedDict()
 
@@ -92,9 +93,9 @@ class Judge:
     ) -> list[Candidate]:
         """Give every candidate its final status, in the given order.
 
-        Candidates that pass the calibrated gate, or without one those that the last keyframes support, are verified
-        first. What is left of the budget goes to the others, which are believed only with `motion.strong_inliers`
-        inliers.
+        What odometry puts out of reach is refused before any geometry. Candidates that pass the calibrated gate, or
+        without one those that the last keyframes support, are verified first. What is left of the budget goes to the
+        others, which are believed only with `motion.strong_inliers` inliers.
 
         Args:
             query: The keyframe asked about.
@@ -102,6 +103,7 @@ class Judge:
             timer: Stages are added.
             gate: The calibrated gate; None without a calibration.
         """
+        candidates = [self._refuse_unreachable(query.keyframe, candidate) for candidate in candidates]
         with timer.stage("motion"):
             candidates = self.with_support(query.keyframe, candidates, gate)
         return self._verify_in_order(query, candidates, timer, unsupported=_status_without(gate))
@@ -137,8 +139,9 @@ class Judge:
 
     def remember(self, keyframe: Keyframe, candidates: Sequence[Candidate], closures: Sequence[LoopClosure]) -> None:
         """The keyframe is in the map with these closures."""
-        self._infos[keyframe.id] = (keyframe.session, keyframe.T_odom_base)
+        self._session_of[keyframe.id] = keyframe.session
         self._camera_names[keyframe.id] = keyframe.camera
+        self._lens_of(keyframe.camera).remember(keyframe.features)
         self._moments.add(keyframe)
         _add_to_graph(self._graph, keyframe, self._moments)
         for closure in closures:
@@ -170,7 +173,7 @@ class Judge:
             reference = self._features_of(candidate.reference_id)
             if reference is None:
                 return replace(candidate, status=Status.FEW_MATCHES, verification=Verification(Status.FEW_MATCHES))
-            session, _ = self._infos[candidate.reference_id]
+            session = self._session_of[candidate.reference_id]
             camera_name = self._camera_names[candidate.reference_id]
             static_mask = self._mask_of_reference(query, session, camera_name, reference.image_size_px)
             if static_mask is not None:
@@ -180,22 +183,46 @@ class Judge:
         candidate = replace(candidate, status=verification.status, verification=verification)
         if candidate.status is not Status.ACCEPTED:
             return candidate
+        if self._sticks_to_the_lens(query, verification):
+            return replace(candidate, status=Status.DEGENERATE)
         if not candidate.supported and verification.num_inliers < self._config.motion.strong_inliers:
             return replace(candidate, status=unsupported)
         with timer.stage("odometry"):
-            return self._compare_with_odometry(query.keyframe, candidate, verification)
+            return self._compare_with_odometry(query, candidate, verification)
 
-    def _compare_with_odometry(self, query: Keyframe, candidate: Candidate, verification: Verification) -> Candidate:
-        session, T_odom_reference = self._infos[candidate.reference_id]
-        T_odom_query = query.T_odom_base
-        comparable = self._config.odometry.enabled and session == self._session and verification.covariance is not None
-        if not comparable or T_odom_reference is None or T_odom_query is None:
+    def _refuse_unreachable(self, query: Keyframe, candidate: Candidate) -> Candidate:
+        prediction = self._predict(query, candidate.reference_id) if _is_open(candidate) else None
+        if prediction is None or self._odometry.is_reachable(prediction):
             return candidate
-        drift = self._path.covariance(candidate.reference_id, T_odom_query)
-        if drift is None:
+        return replace(candidate, status=Status.ODOM_INCONSISTENT)
+
+    def _compare_with_odometry(self, query: Query, candidate: Candidate, verification: Verification) -> Candidate:
+        prediction = self._predict(query.keyframe, candidate.reference_id)
+        if prediction is None:
             return candidate
-        status, distance = self._odometry.judge(verification, T_odom_reference, T_odom_query, drift)
+        cameras = self._cameras.get(self._session_of[candidate.reference_id])
+        reference_camera = camera_named(cameras, self._camera_names[candidate.reference_id])
+        status, distance = self._odometry.judge(
+            verification, prediction, _lever_m(query.camera), _lever_m(reference_camera)
+        )
         return replace(candidate, status=status, odom_mahalanobis=distance)
+
+    def _predict(self, query: Keyframe, reference_id: int) -> Prediction | None:
+        """What odometry says; None without it, or for a reference of another session."""
+        if not self._config.odometry.enabled or query.T_odom_base is None:
+            return None
+        if self._session_of[reference_id] != self._session:
+            return None
+        return self._path.predict(reference_id, query.T_odom_base)
+
+    def _sticks_to_the_lens(self, query: Query, verification: Verification) -> bool:
+        """Only for keyframes: relocalisation may ask about the very image that the map holds."""
+        if query.keyframe.id < 0:
+            return False
+        return self._lens_of(query.keyframe.camera).explains(verification, query.features.image_size_px)
+
+    def _lens_of(self, camera: str) -> StuckToTheLens:
+        return self._lenses.setdefault(camera, StuckToTheLens())
 
     def _mask_of_reference(
         self, query: Query, session: int, camera: str, size_px: tuple[int, int]
@@ -239,6 +266,10 @@ def without_static_pixels(features: LocalFeatures, mask: NDArray[np.uint8]) -> L
         descriptors=features.descriptors[keep],
         points_m=None if features.points_m is None else features.points_m[keep],
     )
+
+
+def _lever_m(camera: Camera | None) -> FloatArray:
+    return np.zeros(3) if camera is None else camera.T_base_camera[:3, 3]
 
 
 def _status_without(gate: Gate | None) -> Status:

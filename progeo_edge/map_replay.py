@@ -9,9 +9,9 @@ from progeo_edge.bundle import ModelSpec
 from progeo_edge.calibration import Calibration, Calibrator, Gate, MapSizes
 from progeo_edge.candidates import CandidateSearch
 from progeo_edge.config import Config, config_to_yaml
+from progeo_edge.consistency import DrivenPath
 from progeo_edge.judge import Judge
 from progeo_edge.map_store import MapStore
-from progeo_edge.odometry import DrivenPath
 from progeo_edge.timing import StageTimer
 from progeo_edge.types import Candidate, Keyframe, LoopClosure, Status
 

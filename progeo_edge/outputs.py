@@ -73,6 +73,8 @@ def candidate_record(frame: Frame, update: Update, keyframes: Mapping[int, Known
         "stamp_ns": int(frame.stamp_ns),
         "status": update.status.value,
         "candidates": [_candidate(candidate, keyframes) for candidate in update.candidates],
+        "released": [[int(c.query_id), int(c.reference_id)] for c in update.released],
+        "doubtful": [[int(id) for id in pair] for pair in update.doubtful],
         "timings_ms": {stage: _number(elapsed_ms) for stage, elapsed_ms in update.timings_ms.items()},
     }
 
@@ -86,6 +88,8 @@ def _candidate(candidate: Candidate, keyframes: Mapping[int, KnownKeyframe]) -> 
         "probability": _number(candidate.probability),
         "motion_score": _number(candidate.motion_score),
         "status": candidate.status.value,
+        "odom_mahalanobis": _number(candidate.odom_mahalanobis),
+        "contradicts": [int(id) for id in candidate.contradicts],
         "supported": candidate.supported,
         **_verification_numbers(candidate.verification),
     }

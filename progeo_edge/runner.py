@@ -153,8 +153,9 @@ class _Recorder:
             self._infos[update.keyframe.id] = update.keyframe
             for stage, elapsed_ms in update.timings_ms.items():
                 self.stages_ms.setdefault(stage, []).append(elapsed_ms)
-        self.num_closures += len(update.closures)
-        for closure in update.closures:
+        closures = (*update.released, *update.closures)
+        self.num_closures += len(closures)
+        for closure in closures:
             self._line("closures", closure_record(closure, self._infos))
         self._line("candidates", candidate_record(frame, update, self._infos))
 

@@ -52,7 +52,7 @@ class Status(str, Enum):
     """The inliers crowd on one object instead of covering the image."""
     HIGH_REPROJECTION_ERROR = "HIGH_REPROJECTION_ERROR"
     DEGENERATE = "DEGENERATE"
-    """The geometry does not determine a relative pose."""
+    """The geometry does not determine a relative pose, or what agrees sticks to the lens and not to a place."""
     TOO_FAR = "TOO_FAR"
     """The metric translation is longer than two views of one place can be apart."""
     INCONSISTENT_POSES = "INCONSISTENT_POSES"
@@ -60,9 +60,14 @@ class Status(str, Enum):
     GRAVITY = "GRAVITY"
     """Roll and pitch of the relative pose contradict the odometry's gravity direction."""
     ODOM_INCONSISTENT = "ODOM_INCONSISTENT"
-    """The relative pose contradicts the odometry by more than its drift allows."""
+    """The relative pose contradicts the odometry by more than its drift allows; without a verification: reference and
+    query are too far apart by odometry to be one place, so that the geometry was not even tried."""
+    CONTRADICTED = "CONTRADICTED"
+    """The closure contradicts others nearby, and more of them than agree with it; it is withheld."""
     FROZEN = "FROZEN"
-    """The camera delivers the same picture over and over."""
+    """The camera delivers the same picture over and over, while the robot moves or for too long."""
+    UNCONFIRMED = "UNCONFIRMED"
+    """Withheld until other closures agree with it (`consistency.pcm`)."""
     AMBIGUOUS = "AMBIGUOUS"
     """Relocalisation: two places of the map explain the frames about equally well."""
 
@@ -214,8 +219,8 @@ class Candidate:
             re-ranking.
         probability: Calibrated probability of being the same place; None without calibration.
         verification: Present when the geometry was tried.
-        odom_mahalanobis: Distance to the odometry's prediction (6 degrees of freedom when METRIC, else the rotation's
-            3); None without odometry or pose.
+        odom_mahalanobis: Distance to the odometry's prediction (6 degrees of freedom when METRIC, 5 when UP_TO_SCALE,
+            else the rotation's 3); None without odometry or pose.
         supported: Whether it passed what comes before the geometry: the calibrated gate, or without a calibration the
             sequence. Only strong geometry makes up for its absence.
         motion_score: Support of the last keyframes, higher is better, in the unit of `motion.method`; None where that
@@ -289,6 +294,9 @@ class Update:
         min_similarity: Cosine that a candidate had to reach: the calibrated gate, and never less than
             `gate.min_similarity`; None when nothing was searched for.
         min_motion_score: Motion score that makes up for less; None when none is calibrated.
+        released: Closures of earlier keyframes that were withheld until now (`consistency.pcm`), `query_id` says
+            which; stored together with this keyframe.
+        doubtful: Query and reference id of closures published earlier that most others contradict by now.
     """
 
     keyframe: Keyframe | None
@@ -300,6 +308,8 @@ class Update:
     doubtful: tuple[tuple[int, int], ...] = ()
     min_similarity: float | None = None
     min_motion_score: float | None = None
+    released: tuple[LoopClosure, ...] = ()
+    doubtful: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,8 +10,8 @@ import pytest
 
 from progeo_edge.candidates import CandidateSearch
 from progeo_edge.config import Config, OdometryConfig, load_config
+from progeo_edge.consistency import DrivenPath
 from progeo_edge.map_store import MapStore
-from progeo_edge.odometry import DrivenPath
 from progeo_edge.reranking import describe_appearance
 from progeo_edge.timing import StageTimer
 from progeo_edge.types import Candidate, Keyframe, Status

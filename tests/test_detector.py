@@ -126,6 +126,7 @@ def test_every_stage_is_timed(known_run):
         "motion",
         "verify",
         "odometry",
+        "consistency",
         "store",
         "calibrate",
     ]
@@ -189,10 +190,25 @@ def test_without_odometry_an_unchanged_view_is_no_keyframe(frames):
     detector = new_detector(new_map())
     (frame,) = without_odometry(frames[:1])
     assert detector.process(frame).keyframe is not None
-    update = detector.process(replace(frame, stamp_ns=frame.stamp_ns + 10**11))
+    update = detector.process(replace(frame, stamp_ns=frame.stamp_ns + 2 * 10**9))
     assert update.status is Status.NOT_A_KEYFRAME
     assert "encode" in update.timings_ms
     assert len(detector.map_store) == 1
+
+
+def test_the_very_same_picture_for_long_is_a_frozen_camera_and_no_lens_cap(frames):
+    detector = new_detector(new_map())
+    (frame,) = without_odometry(frames[:1])
+    detector.process(frame)
+    assert detector.process(replace(frame, stamp_ns=frame.stamp_ns + 10**11)).status is Status.FROZEN
+    driven = new_detector(new_map())
+    driven.process(frames[0])
+    assert driven.process(replace(frames[3], image=frames[0].image)).status is Status.FROZEN
+    assert len(driven.map_store) == 1
+    black = np.zeros_like(frame.image)
+    for i, there in enumerate(frames[:4]):
+        capped = replace(there, image=black, stamp_ns=frames[3].stamp_ns + i * 10**9)
+        assert driven.process(capped).status is not Status.FROZEN
 
 
 def test_images_that_cannot_be_told_apart_are_refused(first_pass, frames):
@@ -366,16 +382,40 @@ def test_a_new_session_finds_the_earlier_one_at_once(frames):
 
 
 def test_a_closure_that_contradicts_the_odometry_is_refused(first_pass, frames):
-    T_away = make_transform(np.eye(3), [40.0, -30.0, 0.0])
-    update = first_pass.process(replace(frames[NUM_POSES], T_odom_base=T_away))
+    T_odom_base = frames[NUM_POSES].T_odom_base
+    assert T_odom_base is not None
+    update = first_pass.process(
+        replace(frames[NUM_POSES], T_odom_base=T_odom_base @ make_transform(np.eye(3), [0, 7, 0]))
+    )
     assert update.status is Status.ODOM_INCONSISTENT
     assert update.closures == ()
-    refused = update.candidates[0]
+    refused = next(c for c in update.candidates if c.verification is not None)
     assert refused.odom_mahalanobis is not None
     assert refused.odom_mahalanobis**2 > 22.46
     assert refused.verification is not None
     assert refused.verification.num_inliers > 60
     assert first_pass.map_store.closures() == []
+
+
+def test_what_the_odometry_puts_out_of_reach_is_not_even_verified(first_pass, frames):
+    T_away = make_transform(np.eye(3), [40.0, -30.0, 0.0])
+    update = first_pass.process(replace(frames[NUM_POSES], T_odom_base=T_away))
+    assert update.status is Status.ODOM_INCONSISTENT
+    assert all(candidate.verification is None for candidate in update.candidates)
+    assert first_pass.map_store.closures() == []
+
+
+def test_pcm_stores_a_withheld_closure_with_the_keyframe_that_confirms_it(frames):
+    detector = new_detector(new_map(), settings("consistency.pcm=true"))
+    updates = process_all(detector, frames)
+    first, second = updates[NUM_POSES : NUM_POSES + 2]
+    assert (first.status, first.closures) == (Status.UNCONFIRMED, ())
+    assert second.status is Status.ACCEPTED
+    assert [closure.query_id for closure in second.released] == [NUM_POSES]
+    told = [closure for update in updates for closure in (*update.released, *update.closures)]
+    stored = detector.map_store.closures()
+    assert [(c.query_id, c.reference_id) for c in stored] == [(c.query_id, c.reference_id) for c in told]
+    assert {closure.query_id for closure in stored} == set(range(NUM_POSES, 2 * NUM_POSES))
 
 
 def test_the_deadline_stops_verification(frames):

@@ -12,11 +12,11 @@ import pytest
 
 from progeo_edge import judge as judge_module
 from progeo_edge.config import Config, OdometryConfig, SearchConfig, load_config
+from progeo_edge.consistency import DrivenPath
 from progeo_edge.geometry import Camera, make_transform
 from progeo_edge.index import PlaceIndex
 from progeo_edge.judge import Judge, Query, without_static_pixels
 from progeo_edge.map_store import MapStore
-from progeo_edge.odometry import DrivenPath
 from progeo_edge.static_masks import StaticMasks
 from progeo_edge.timing import StageTimer
 from progeo_edge.types import Candidate, LoopClosure, PoseKind, ScaleSource, Status, Verification

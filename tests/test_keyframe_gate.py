@@ -52,6 +52,14 @@ def test_a_creeping_robot_gives_one_after_a_while():
     assert gate.has_moved(frame(2.0, 0.1))
 
 
+def test_a_creeping_robot_must_see_something_else_so_that_trembling_odometry_is_no_motion():
+    gate = gate_at(frame(0, 0.0))
+    assert gate.view_has_changed(frame(2.0, 0.1), unit(1, 1))
+    assert not gate.view_has_changed(frame(2.0, 0.1), unit(1, 0.01))
+    assert gate.view_has_changed(frame(2.0, 0.5), unit(1, 0.01))
+    assert gate.view_has_changed(frame(2.0, 0.0, yaw_deg=16), unit(1, 0.01))
+
+
 def test_without_odometry_time_and_view_decide():
     gate = gate_at(frame(0))
     assert not gate.has_moved(frame(0.9))

@@ -66,10 +66,29 @@ def test_candidate_record_has_the_stated_fields_and_no_nan() -> None:
         Candidate(5, 0.125, Status.LOW_SIMILARITY),
     )
     known = {3: keyframe(3, name="three.png"), 4: keyframe(4), 5: keyframe(5)}
-    update = Update(keyframe(9), candidates, (), Status.ACCEPTED, {"encode": 1.5, "search": float("nan")})
+    timings_ms = {"encode": 1.5, "search": float("nan")}
+    update = Update(
+        keyframe(9),
+        candidates,
+        (),
+        Status.ACCEPTED,
+        timings_ms,
+        released=(LoopClosure(7, 2, 0.5),),
+        doubtful=((np.int64(5), 1),),
+    )
     record = through_json(candidate_record(Frame(9 * S, np.zeros((2, 2), np.uint8), "nine.png"), update, known))
-    assert list(record) == ["query_id", "query", "stamp_ns", "status", "candidates", "timings_ms"]
+    assert list(record) == [
+        "query_id",
+        "query",
+        "stamp_ns",
+        "status",
+        "candidates",
+        "released",
+        "doubtful",
+        "timings_ms",
+    ]
     assert [record[key] for key in ("query_id", "query", "stamp_ns", "status")] == [9, "nine.png", 9 * S, "ACCEPTED"]
+    assert (record["released"], record["doubtful"]) == ([[7, 2]], [[5, 1]])
     assert record["timings_ms"] == {"encode": 1.5, "search": None}
     assert record["candidates"][0] == {
         "reference_id": 3,
@@ -79,6 +98,8 @@ def test_candidate_record_has_the_stated_fields_and_no_nan() -> None:
         "probability": 0.875,
         "motion_score": 2.5,
         "status": "ACCEPTED",
+        "odom_mahalanobis": None,
+        "contradicts": [],
         "supported": False,
         "num_matches": 120,
         "num_inliers": 80,
@@ -102,6 +123,8 @@ def test_candidate_record_of_a_frame_that_was_not_stored() -> None:
         "stamp_ns": 7,
         "status": "UNRECOGNISABLE",
         "candidates": [],
+        "released": [],
+        "doubtful": [],
         "timings_ms": {},
     }
 

@@ -15,12 +15,12 @@ from typing import cast
 
 import numpy as np
 
-from progeo_edge.config import Config, load_config
+from progeo_edge.config import Config
 from progeo_edge.detector import LoopDetector
 from progeo_edge.geometry import invert, rotation_angle
 from progeo_edge.relocalisation import Relocaliser
 from progeo_edge.types import Frame, Relocalisation, Status, Transform, Update
-from tools.relocalisation_trials import WITHOUT_DEADLINE, Trial, TrialView, corridor_trials, record_trials
+from tools.relocalisation_trials import LIGHTS, Trial, TrialView, corridor_trials, record_trials
 
 BINS = (0.0, 0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0)
 WRONG_M = 2.0
@@ -34,17 +34,15 @@ class Row:
     Attributes:
         trial: The robot.
         answer: The last one.
-        view: The view that the answer's match verified; None without a match.
     """
 
     trial: Trial
     answer: Relocalisation
-    view: TrialView | None
 
     @property
     def is_right(self) -> bool:
         """Whether the match is where the robot was."""
-        return self.view is not None and self.trial.is_own and is_right(self.trial, self.answer, self.view)
+        return self.trial.is_own and is_right(self.trial, self.answer)
 
 
 class Remembered:
@@ -67,39 +65,33 @@ def main() -> None:
     """Wake up everywhere and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--first", type=int, default=110, help="seed of the first world")
-    parser.add_argument("--worlds", type=int, default=8)
-    parser.add_argument("--starts", type=int, default=8, help="robots per world")
+    parser.add_argument("--worlds", type=int, default=5)
+    parser.add_argument("--starts", type=int, default=10, help="robots per world")
     parser.add_argument("--views", type=int, default=8, help="frames per robot")
     arguments = parser.parse_args()
     seeds = range(arguments.first, arguments.first + arguments.worlds)
+    trials = list(record_trials(seeds, num_starts=arguments.starts, num_views=arguments.views))
     reliability: list[tuple[float, bool]] = []
     _print_head()
-    for title, is_calibrated in (("intrinsics and depth", True), ("neither", False)):
-        config = load_config(defaults=WITHOUT_DEADLINE)
-        trials = list(
-            record_trials(
-                seeds,
-                num_starts=arguments.starts,
-                num_views=arguments.views,
-                config=config,
-                is_calibrated=is_calibrated,
-            )
-        )
+    for has_camera, words in ((True, "intrinsics and depth"), (False, "neither")):
         for odometry in (True, False):
-            suffix = f"{title}{', odometry' if odometry else ''}"
-            own = [trial for trial in trials if trial.is_own]
-            _print_row(f"own world, {suffix}", [wake_up(trial, odometry=odometry) for trial in own])
-            other = [trial for trial in trials if not trial.is_own]
-            _print_row(f"another world, {suffix}", [wake_up(trial, odometry=odometry) for trial in other])
-            for trial in trials:
-                reliability += after_every_view(trial, odometry=odometry)
-        if is_calibrated:
-            frozen = [_frozen(trial) for trial in trials if trial.is_own]
-            _print_row("own world, camera frozen", [wake_up(trial, odometry=True) for trial in frozen])
-            covered = [_covered(trial) for trial in trials[:: 4 * arguments.starts]]
-            _print_row("own world, lens cap on", [wake_up(trial, odometry=True) for trial in covered])
-    for title, trials in _adversarial(arguments.starts, arguments.views):
-        _print_row(title, [wake_up(trial, odometry=True) for trial in trials])
+            for is_own, where in ((True, "own world"), (False, "another world")):
+                chosen = [trial for trial in trials if (trial.has_camera, trial.is_own) == (has_camera, is_own)]
+                rows = [wake_up(trial, odometry=odometry) for trial in chosen]
+                _print_row(f"{where}, {words}{', odometry' if odometry else ''}", rows)
+                for trial in chosen:
+                    reliability += after_every_view(trial, odometry=odometry)
+    for light in LIGHTS:
+        chosen = [trial for trial in trials if trial.is_own and trial.has_camera and trial.light == light]
+        if chosen:
+            _print_row(f"own world, {light}", [wake_up(trial, odometry=True) for trial in chosen])
+    own = [trial for trial in trials if trial.is_own and trial.has_camera]
+    _print_row("own world, camera frozen", [wake_up(_frozen(trial), odometry=True) for trial in own])
+    _print_row("own world, lens cap on", [wake_up(_covered(trial), odometry=True) for trial in own[::10]])
+    corridor = list(corridor_trials(100, arguments.starts, arguments.views))
+    for has_camera, words in ((True, "intrinsics and depth"), (False, "neither")):
+        chosen = [trial for trial in corridor if trial.has_camera == has_camera]
+        _print_row(f"repetitive corridor, {words}", [wake_up(trial, odometry=True) for trial in chosen])
     _print_reliability(reliability)
 
 
@@ -110,32 +102,31 @@ def wake_up(trial: Trial, *, odometry: bool) -> Row:
         relocaliser.add(_without_odometry(view.frame, odometry))
         if relocaliser.is_finished:
             break
-    answer = relocaliser.answer
-    by_stamp = {view.frame.stamp_ns: view for view in trial.views}
-    return Row(trial, answer, by_stamp[answer.stamp_ns] if answer.stamp_ns is not None else None)
+    return Row(trial, relocaliser.answer)
 
 
 def after_every_view(trial: Trial, *, odometry: bool) -> Iterator[tuple[float, bool]]:
     """Probability of the best place after each view, however small, and whether it is right."""
     relocaliser = Relocaliser(cast(LoopDetector, Remembered(trial, min_probability=1e-9)))
-    by_stamp = {view.frame.stamp_ns: view for view in trial.views}
     for view in trial.views:
         answer = relocaliser.add(_without_odometry(view.frame, odometry))
-        if answer.stamp_ns is not None:
-            yield answer.probability, trial.is_own and is_right(trial, answer, by_stamp[answer.stamp_ns])
+        if answer.match is not None:
+            yield answer.probability, trial.is_own and is_right(trial, answer)
 
 
-def is_right(trial: Trial, answer: Relocalisation, view: TrialView) -> bool:
-    """By the pose when it is in metres, else by the place."""
-    error = pose_error(trial, answer, view)
+def is_right(trial: Trial, answer: Relocalisation) -> bool:
+    """By the pose when it is in metres, else by the place that the verified view shows."""
+    error = pose_error(trial, answer)
     if error is not None:
         return error[0] <= WRONG_M
-    return answer.match is not None and trial.is_at(view, answer.match.reference_id)
+    view = _view_at(trial, answer.query_stamp_ns)
+    return answer.match is not None and view is not None and trial.is_at(view, answer.match.reference_id)
 
 
-def pose_error(trial: Trial, answer: Relocalisation, view: TrialView) -> tuple[float, float] | None:
+def pose_error(trial: Trial, answer: Relocalisation) -> tuple[float, float] | None:
     """Metres and degrees, against the truth relative to the reference; None without a pose in metres."""
-    if answer.match is None or answer.T_odom_base is None:
+    view = _view_at(trial, answer.stamp_ns)
+    if answer.match is None or answer.T_odom_base is None or view is None:
         return None
     T_odom_reference = trial.detector.map_store.keyframe(answer.match.reference_id).T_odom_base
     assert T_odom_reference is not None
@@ -143,6 +134,10 @@ def pose_error(trial: Trial, answer: Relocalisation, view: TrialView) -> tuple[f
     T_true = invert(trial.reference_poses[answer.match.reference_id]) @ view.T_world_base
     T_error: Transform = invert(T_true) @ T_found
     return float(np.linalg.norm(T_error[:3, 3])), float(np.degrees(rotation_angle(T_error[:3, :3])))
+
+
+def _view_at(trial: Trial, stamp_ns: int | None) -> TrialView | None:
+    return next((view for view in trial.views if view.frame.stamp_ns == stamp_ns), None)
 
 
 def _without_odometry(frame: Frame, odometry: bool) -> Frame:
@@ -170,15 +165,6 @@ def _covered(trial: Trial) -> Trial:
     return replace(trial, views=tuple(views))
 
 
-def _adversarial(num_starts: int, num_views: int) -> Iterator[tuple[str, list[Trial]]]:
-    for depth in (True, False):
-        for verifications in (3, 10):
-            defaults = {"budget": {"deadline_ms": 0.0, "max_verifications": verifications}}
-            trials = list(corridor_trials(100, num_starts, num_views, load_config(defaults=defaults), depth=depth))
-            words = f"{'depth' if depth else 'no depth'}, {verifications} verifications"
-            yield f"repetitive corridor, {words}", trials
-
-
 def _print_head() -> None:
     print("| robots wake up in | robots | right | wrong | no match | views needed 1 / 2 / 3 / more | position error |")
     print("|---|---|---|---|---|---|---|")
@@ -190,7 +176,7 @@ def _print_row(title: str, rows: Sequence[Row]) -> None:
     reasons = _counted(row.answer.status for row in rows if row.answer.match is None)
     needed = [row.answer.num_frames for row in matches]
     views = " / ".join(str(sum(n == k for n in needed)) for k in (1, 2, 3)) + f" / {sum(n > 3 for n in needed)}"
-    errors = [pose_error(row.trial, row.answer, row.view) for row in matches if row.view is not None and row.is_right]
+    errors = [pose_error(row.trial, row.answer) for row in matches if row.is_right]
     metres = [error[0] for error in errors if error is not None]
     error = f"{np.median(metres):.3f} m, at most {max(metres):.3f} m" if metres else "no pose"
     counts = f"{len(rows)} | {num_right} | {len(matches) - num_right}"

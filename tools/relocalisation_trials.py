@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from progeo_edge.config import Config, load_config
+from progeo_edge.config import load_config
 from progeo_edge.detector import LoopDetector
 from progeo_edge.encoders import load_encoder
-from progeo_edge.geometry import Camera, invert, rotation_angle
+from progeo_edge.geometry import invert, rotation_angle
 from progeo_edge.map_store import MapStore
 from progeo_edge.types import Frame, Status, Transform, Update
-from progeo_edge.world import StreetWorld, World, WorldSource, forward_camera, simulate_drive
+from progeo_edge.world import StreetWorld, WorldSource, forward_camera, simulate_drive
 from progeo_edge.world.lighting import EVENING, NIGHT, OVERCAST
 from progeo_edge.world.trajectory import DriveStep
 from progeo_edge.world.world import repetitive_corridor
@@ -21,7 +21,7 @@ from progeo_edge.world.world import repetitive_corridor
 FRAME_RATE_HZ = 2.5
 """A view every 1.2 m at 3 m/s."""
 LIGHTS = {"evening": EVENING, "overcast": OVERCAST, "night": NIGHT}
-WITHOUT_DEADLINE = {"budget": {"deadline_ms": 0.0}}
+CAMERA = forward_camera(320, 240)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +39,7 @@ class Trial:
 
     Attributes:
         detector: Over the map.
+        has_camera: Whether it was asked with intrinsics and depth, or with neither.
         light: Of the query drive.
         is_own: Whether the map is of the world the robot is in.
         reference_poses: T_world_base by keyframe id.
@@ -46,6 +47,7 @@ class Trial:
     """
 
     detector: LoopDetector
+    has_camera: bool
     light: str
     is_own: bool
     reference_poses: Mapping[int, Transform]
@@ -79,54 +81,51 @@ class Trial:
 
 @dataclass(frozen=True, eq=False)
 class _KnownMap:
-    detector: LoopDetector
+    """Asked with intrinsics and depth, and with neither."""
+
+    with_camera: LoopDetector
+    without_camera: LoopDetector
     reference_poses: Mapping[int, Transform]
 
 
-def record_trials(
-    seeds: Sequence[int], *, num_starts: int, num_views: int, config: Config | None = None, is_calibrated: bool = True
-) -> Iterator[Trial]:
+def record_trials(seeds: Sequence[int], *, num_starts: int, num_views: int) -> Iterator[Trial]:
     """Wake up `num_starts` times in every world, in its own map and in the map of the world before.
 
     Args:
         seeds: Of the worlds.
         num_starts: Random places of another drive in other light.
-        num_views: Views from there on.
-        config: Of the detector; None for the conservative profile without deadline.
-        is_calibrated: Look up with intrinsics and depth; else with neither.
+        num_views: Frames from there on.
     """
-    settings = config or load_config(defaults=WITHOUT_DEADLINE)
-    camera = forward_camera(320, 240)
     before: _KnownMap | None = None
     for seed in seeds:
         world = StreetWorld(seed)
         drive = _first_pass(simulate_drive(world, seed, frame_rate_hz=FRAME_RATE_HZ))
-        known = _drive_map(world, drive, camera if is_calibrated else None, settings, depth=is_calibrated)
+        known = _drive_map(WorldSource(world, drive, CAMERA, depth=True))
         light = list(LIGHTS)[seed % len(LIGHTS)]
         other = [
             replace(step, lighting=replace(LIGHTS[light], noise_seed=step.lighting.noise_seed))
             for step in simulate_drive(world, seed + 1000, frame_rate_hz=FRAME_RATE_HZ)[: len(drive)]
         ]
         for start in np.random.default_rng(seed).integers(0, len(other) - num_views, num_starts):
-            steps = other[start : start + num_views]
-            frames = list(WorldSource(world, steps, camera, depth=is_calibrated))
-            yield _ask(known, light, True, frames, steps)
+            source = WorldSource(world, other[start : start + num_views], CAMERA, depth=True)
+            frames = list(source)
+            yield from _ask(known, light, True, frames, source.truth)
             if before is not None:
-                yield _ask(before, light, False, frames, steps)
+                yield from _ask(before, light, False, frames, source.truth)
         before = known
 
 
-def corridor_trials(seed: int, num_starts: int, num_views: int, config: Config, *, depth: bool) -> Iterator[Trial]:
+def corridor_trials(seed: int, num_starts: int, num_views: int) -> Iterator[Trial]:
     """Wake up in a corridor whose every 4 m look the same; only a match of the true period is right."""
-    camera, world = forward_camera(320, 240), repetitive_corridor(seed)
+    world = repetitive_corridor(seed)
     drives = [
         simulate_drive(world, drive_seed, frame_rate_hz=FRAME_RATE_HZ, speed_m_per_s=1.5)
         for drive_seed in (seed, seed + 1000)
     ]
-    known = _drive_map(world, drives[0], camera, config, depth=depth)
+    known = _drive_map(WorldSource(world, drives[0], CAMERA, depth=True))
     for start in np.random.default_rng(seed).integers(0, len(drives[1]) - num_views, num_starts):
-        steps = drives[1][start : start + num_views]
-        yield _ask(known, "day", True, list(WorldSource(world, steps, camera, depth=depth)), steps)
+        source = WorldSource(world, drives[1][start : start + num_views], CAMERA, depth=True)
+        yield from _ask(known, "day", True, list(source), source.truth)
 
 
 def _first_pass(drive: Sequence[DriveStep]) -> Sequence[DriveStep]:
@@ -134,21 +133,23 @@ def _first_pass(drive: Sequence[DriveStep]) -> Sequence[DriveStep]:
     return drive[: next(i for i, step in enumerate(drive) if "evening" in step.label)]
 
 
-def _drive_map(
-    world: World, drive: Sequence[DriveStep], camera: Camera | None, config: Config, *, depth: bool
-) -> _KnownMap:
+def _drive_map(source: WorldSource) -> _KnownMap:
     encoder = load_encoder("vlad")
     store = MapStore.create(None, encoder.spec)
-    detector = LoopDetector(encoder, store, camera, config)
-    for frame in WorldSource(world, drive, camera or forward_camera(320, 240), depth=depth):
+    config = load_config(defaults={"budget": {"deadline_ms": 0.0}})
+    detector = LoopDetector(encoder, store, CAMERA, config)
+    for frame in source:
         detector.process(frame)
-    truth = {step.stamp_ns: step.T_world_base for step in drive}
-    return _KnownMap(detector, {info.id: truth[info.stamp_ns] for info in store.infos()})
+    detector.close()
+    poses = {info.id: source.truth[info.stamp_ns] for info in store.infos()}
+    return _KnownMap(detector, LoopDetector(encoder, store, None, config), poses)
 
 
-def _ask(known: _KnownMap, light: str, is_own: bool, frames: Sequence[Frame], steps: Sequence[DriveStep]) -> Trial:
-    views = tuple(
-        TrialView(frame, step.T_world_base, known.detector.relocalize(frame))
-        for frame, step in zip(frames, steps, strict=True)
-    )
-    return Trial(known.detector, light, is_own, known.reference_poses, views)
+def _ask(
+    known: _KnownMap, light: str, is_own: bool, frames: Sequence[Frame], truth: Mapping[int, Transform]
+) -> Iterator[Trial]:
+    for detector in (known.with_camera, known.without_camera):
+        has_camera = detector is known.with_camera
+        seen = [frame if has_camera else replace(frame, depth_m=None) for frame in frames]
+        views = tuple(TrialView(frame, truth[frame.stamp_ns], detector.relocalize(frame)) for frame in seen)
+        yield Trial(detector, has_camera, light, is_own, known.reference_poses, views)

@@ -20,7 +20,7 @@ from progeo_edge.evaluation.retrieval import judge_retrieval
 from progeo_edge.sources.images import read_image
 from tools.dev_table import dev_sets
 
-SHRINKAGES = (0.001, SHRINKAGE, 0.1)
+SHRINKAGES = (SHRINKAGE, 0.01, 0.1)
 
 
 def main() -> None:

@@ -38,7 +38,7 @@ MAX_DIMENSION = 512
 FRAMES_PER_DIMENSION = 2
 """Fewer frames than this many per kept axis leave axes that are chance."""
 ENOUGH_FRAMES = 5000
-SHRINKAGE = 0.01
+SHRINKAGE = 0.001
 """Share of the largest variance that is added to every axis; docs/whitening.md has the figures behind it."""
 
 _FORMAT = b"progeo-whitening 1"

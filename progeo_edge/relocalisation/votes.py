@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from progeo_edge.config import Config
-from progeo_edge.geometry import invert, make_transform, rotation_angle
+from progeo_edge.geometry import FloatArray, invert, make_transform, rotation_angle
 from progeo_edge.map_store import MapStore
 from progeo_edge.relocalisation.place_poses import PlacePoses, Relation
 from progeo_edge.types import Candidate, PoseKind, Transform
@@ -15,6 +15,7 @@ from progeo_edge.types import Candidate, PoseKind, Transform
 UNKNOWN_ROTATION_DEG = 45.0
 """How far two views of one place may be turned against each other when the geometry gives no rotation."""
 SIGMAS = 3.0
+POINTS_PER_RAY = 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +63,17 @@ class Vote:
         T = verification.T_reference_query
         return T if self.pose_kind is PoseKind.METRIC else make_transform(T[:3, :3], np.zeros(3))
 
+    def positions(self, radius_m: float) -> FloatArray:
+        """(K, 3) places in the reference's base frame where the base may be.
+
+        One point, or for UP_TO_SCALE points on the ray that leaves the reference, up to `radius_m`.
+        """
+        verification = self.candidate.verification
+        is_ray = self.pose_kind is PoseKind.UP_TO_SCALE
+        if not is_ray or verification is None or verification.T_reference_query is None:
+            return self.T_reference_base[None, :3, 3]
+        return np.linspace(0.0, radius_m, POINTS_PER_RAY)[:, None] * verification.T_reference_query[:3, 3]
+
 
 class Agreement:
     """Says which votes mean one place, by the relations between the references of a map."""
@@ -88,17 +100,24 @@ class Agreement:
         return self._poses_agree(a, b, T_a_b, relation.T_a_b, relation.path_m)
 
     def _poses_agree(self, a: Vote, b: Vote, T_a_b: Transform, T_ref_a_ref_b: Transform, path_m: float) -> bool:
-        seen, driven = T_ref_a_ref_b @ b.T_reference_base, a.T_reference_base @ T_a_b
-        error = invert(seen) @ driven
         odometry, settings = self._config.odometry, self._config.relocalisation
         way_m = path_m + float(np.linalg.norm(T_a_b[:3, 3]))
-        reach_m = settings.agreement_m + SIGMAS * odometry.drift_m_per_m * way_m
+        reach_m = settings.agreement_m + SIGMAS * odometry.drift_m_per_m * way_m + self._slack_m(a) + self._slack_m(b)
         reach_deg = settings.agreement_deg + SIGMAS * odometry.drift_deg_per_m * way_m
-        for vote in (a, b):
-            reach_m += 0.0 if vote.pose_kind is PoseKind.METRIC else self._config.verification.prior_radius_m
-            reach_deg += UNKNOWN_ROTATION_DEG if vote.pose_kind is PoseKind.NONE else 0.0
-        is_near = float(np.linalg.norm(error[:3, 3])) <= reach_m
-        return is_near and float(np.degrees(rotation_angle(error[:3, :3]))) <= reach_deg
+        reach_deg += UNKNOWN_ROTATION_DEG * sum(vote.pose_kind is PoseKind.NONE for vote in (a, b))
+        T_driven, T_seen = a.T_reference_base @ T_a_b, T_ref_a_ref_b @ b.T_reference_base
+        if np.degrees(rotation_angle(T_driven[:3, :3].T @ T_seen[:3, :3])) > reach_deg:
+            return False
+        radius_m = self._config.verification.prior_radius_m
+        driven = a.positions(radius_m) + a.T_reference_base[:3, :3] @ T_a_b[:3, 3]
+        seen = b.positions(radius_m) @ T_ref_a_ref_b[:3, :3].T + T_ref_a_ref_b[:3, 3]
+        gaps_m = np.linalg.norm(driven[:, None] - seen[None], axis=2)
+        return float(gaps_m.min()) <= reach_m
+
+    def _slack_m(self, vote: Vote) -> float:
+        """What the verification leaves open of the position: without parallax as much as far walls allow."""
+        shares = {PoseKind.NONE: 1.0, PoseKind.ROTATION_ONLY: 0.5}
+        return shares.get(vote.pose_kind, 0.0) * self._config.verification.prior_radius_m
 
     def _steps_between(self, a: View, b: View) -> int:
         return self._config.gate.nms_radius_keyframes + self._config.motion.max_step * (1 + abs(a.index - b.index))

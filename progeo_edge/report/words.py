@@ -24,6 +24,8 @@ MEANING: dict[Status, str] = {
     Status.INCONSISTENT_POSES: "There and back give different poses: check depth or calibration.",
     Status.GRAVITY: "Roll and pitch contradict the odometry's vertical.",
     Status.ODOM_INCONSISTENT: "The pose contradicts the odometry by more than its drift allows.",
+    Status.CONTRADICTED: "It contradicts other closures nearby, more of them than agree with it.",
+    Status.UNCONFIRMED: "No other closure agrees with it yet (consistency.pcm).",
     Status.FROZEN: "The camera delivers the same picture over and over: restart it.",
     Status.AMBIGUOUS: "Two places of the map explain the frames about equally well; drive on.",
 }

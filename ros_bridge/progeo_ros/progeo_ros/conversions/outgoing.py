@@ -33,7 +33,9 @@ STATUS_CODES: dict[Status, int] = {
     Status.INCONSISTENT_POSES: 16,
     Status.GRAVITY: 17,
     Status.ODOM_INCONSISTENT: 18,
+    Status.CONTRADICTED: 19,
     Status.FROZEN: 20,
+    Status.UNCONFIRMED: 21,
     Status.AMBIGUOUS: 22,
 }
 """Constants of progeo_msgs/Status; a number never changes its meaning."""
