@@ -288,9 +288,6 @@ class Update:
         closures: The accepted ones; empty when there is none.
         status: ACCEPTED when there is a closure, otherwise the reason why there is none.
         timings_ms: Milliseconds per stage, in order of execution.
-        released: Closures of earlier keyframes that were withheld until now (`consistency.pcm`), `query_id` says
-            which; stored together with this keyframe.
-        doubtful: Query and reference id of closures published earlier that most others contradict by now.
         min_similarity: Cosine that a candidate had to reach: the calibrated gate, and never less than
             `gate.min_similarity`; None when nothing was searched for.
         min_motion_score: Motion score that makes up for less; None when none is calibrated.
@@ -304,8 +301,6 @@ class Update:
     closures: tuple[LoopClosure, ...] = ()
     status: Status = Status.NO_CANDIDATE
     timings_ms: dict[str, float] = field(default_factory=dict)
-    released: tuple[LoopClosure, ...] = ()
-    doubtful: tuple[tuple[int, int], ...] = ()
     min_similarity: float | None = None
     min_motion_score: float | None = None
     released: tuple[LoopClosure, ...] = ()

@@ -176,6 +176,16 @@ def test_conditions_that_the_node_knows():
     assert drive.level == OK
 
 
+def test_a_camera_that_hangs():
+    drive = Drive()
+    drive.seconds(1)
+    said = outcome(kept=False)
+    drive.health.note_outcome(replace(said, update=replace(said.update, status=Status.FROZEN)))
+    assert drive.level == WARN and "the same picture over and over" in drive.sentence
+    drive.seconds(1)
+    assert drive.level == OK
+
+
 def test_a_computer_that_is_too_hot(monkeypatch):
     monkeypatch.setattr(health_module, "throttled", lambda: ["cpufreq-cpu0"])
     drive = Drive()

@@ -116,6 +116,23 @@ def test_outcomes_say_where_closures_lead(recogniser, frames):
     assert recogniser.num_keyframes == 2 * NUM_POSES
 
 
+def test_closures_that_were_withheld_come_later_from_their_own_keyframe(tmp_path, frames):
+    recogniser = open_at(tmp_path / "map.progeo", "consistency.pcm=true")
+    outcomes = [recogniser.process(frame, camera()) for frame in frames]
+    late = [(outcome, closure) for outcome in outcomes for closure in outcome.update.released]
+    assert late
+    for outcome, closure in late:
+        query = outcome.query(closure)
+        assert query is not None
+        assert query.id == closure.query_id
+        assert query.stamp_ns == frames[closure.query_id].stamp_ns < outcome.frame.stamp_ns
+        assert outcome.reference(closure.reference_id).id == closure.reference_id
+    recogniser.close()
+    told = {(c.query_id, c.reference_id) for outcome in outcomes for c in outcome.closures}
+    with MapStore.open(tmp_path / "map.progeo", read_only=True) as store:
+        assert told == {(c.query_id, c.reference_id) for c in store.closures()}
+
+
 def test_a_read_only_map_is_only_asked(known_map, frames):
     before = known_map.read_bytes()
     recogniser = open_at(known_map, read_only=True)

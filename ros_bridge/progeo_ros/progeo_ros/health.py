@@ -65,6 +65,7 @@ class Health:
         self._error_ns: int | None = None
         self._error = ""
         self._num_errors = 0
+        self._is_frozen = False
         self._num_processed = 0
         self._num_keyframes = 0
         self._num_closures = self._num_doubtful = 0
@@ -95,6 +96,7 @@ class Health:
         self._num_closures += len(outcome.closures)
         self._num_doubtful += len(update.doubtful)
         self._frames[update.status] += 1
+        self._is_frozen = update.status is Status.FROZEN
         self._candidates.update(candidate.status for candidate in update.candidates)
         self._times.append({**update.timings_ms, "latency": outcome.latency_ms})
         if update.closures:
@@ -220,6 +222,8 @@ class Health:
                 )
         if self._image_ns is not None and not self._has_camera and not any("camera_info" in p for p in self._problems):
             warnings.append("no camera_info: closures have no pose; publish it beside the image, or set camera.file")
+        if self._is_frozen:
+            warnings.append("the camera gives the same picture over and over: restart its driver")
         if abs(self._skew_s) > MAX_SKEW_S:
             warnings.append(
                 f"image stamps are {self._skew_s:.1f} s behind the node's clock: set use_sim_time with bags, or "
