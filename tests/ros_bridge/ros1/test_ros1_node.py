@@ -63,6 +63,7 @@ class Drive:
             ("progeo/query", "progeo_msgs/Query", {"image": NUM_POSES}),
             ("progeo/save_map", "progeo_msgs/SaveMap", {"path": str(self.copy_path)}),
             ("progeo/save_map", "progeo_msgs/SaveMap", {"path": str(self.copy_path)}),
+            ("progeo/calibrate", "progeo_msgs/Calibrate", {"max_false_accepts_per_hour": 10.0}),
             ("progeo/set_paused", "std_srvs/SetBool", {"data": True}),
             ("progeo/relocalize", "progeo_msgs/Relocalize", {"timeout_s": 1.0}),
         )
@@ -125,7 +126,7 @@ def test_a_node_that_is_ended_leaves_a_complete_map(drive: Drive) -> None:
 
 
 def test_services_answer(drive: Drive) -> None:
-    query, saved, saved_again, paused, relocalized = drive.answers
+    query, saved, saved_again, calibrated, paused, relocalized = drive.answers
     assert query["success"]
     assert query["candidates"]["status"]["value"] == ACCEPTED
     assert query["candidates"]["candidates"][0]["reference_id"] in (0, NUM_POSES)
@@ -134,6 +135,8 @@ def test_services_answer(drive: Drive) -> None:
         assert len(store.infos()) == NUM_IMAGES
     assert not saved_again["success"]
     assert "exists already" in saved_again["message"]
+    assert (calibrated["success"], calibrated["verdict"]) == (False, 0)
+    assert "drive" in calibrated["message"], "a street of six places is too short to learn from"
     assert paused["success"]
     assert not relocalized["success"]
     assert "paused" in relocalized["message"]
