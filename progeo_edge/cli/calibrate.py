@@ -11,6 +11,10 @@ import typer
 from progeo_edge.cli.console import console, new_app, progress, run_app
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from progeo_edge.bundle import ModelSpec
     from progeo_edge.calibration import Calibration
     from progeo_edge.config import Config
 
@@ -29,6 +33,7 @@ A run calibrates itself while it goes; this command does it beforehand, afterwar
     progeo-calibrate out/map.progeo                          # learn from a map and store it there
     progeo-calibrate drive.mp4 --picture histogram.svg       # from a recording, only to look
     progeo-calibrate out/map.progeo --rate 10 --json
+    progeo-calibrate drive.mp4 --encoder BUNDLE --whiten site.whitening   # learn a whitening instead; docs/whitening.md
 """
 
 app = new_app(HELP)
@@ -41,6 +46,12 @@ def calibrate(
     picture: Annotated[Path | None, typer.Option(help="write the histogram as SVG, one per camera")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
     store: Annotated[bool, typer.Option(help="store the result in the map")] = True,
+    whiten: Annotated[
+        Path | None, typer.Option(help="learn a whitening from these frames into this file, and nothing else")
+    ] = None,
+    dimension: Annotated[
+        int | None, typer.Option(help="of the whitening: axes to keep; by default half of them, at most 512")
+    ] = None,
     encoder: Annotated[str, typer.Option(help="of a recording: as for progeo-run")] = "vlad",
     backend: Annotated[Literal["auto", "tensorrt", "onnx"], typer.Option(help="of a bundle")] = "auto",
     camera: Annotated[Path | None, typer.Option(help="of a recording: camera YAML")] = None,
@@ -53,6 +64,9 @@ def calibrate(
 
     overrides = [*(settings or ()), *([] if rate is None else [f"calibration.max_false_per_hour={rate}"])]
     config = load_config(config_file, overrides=overrides, defaults={"budget": {"deadline_ms": 0.0}})
+    if whiten is not None:
+        _whiten(source_or_map, whiten, dimension, encoder=encoder, backend=backend)
+        return
     if _is_map(source_or_map):
         found = _from_map(source_or_map, config, store=store)
     else:
@@ -111,6 +125,48 @@ def _from_recording(
         found = {name: detector.calibrator.refit(name) for name in cameras}
     model.close()
     return found
+
+
+def _whiten(
+    path: Path, out: Path, dimension: int | None, *, encoder: str, backend: Literal["auto", "tensorrt", "onnx"]
+) -> None:
+    """Learn a whitening from the descriptors of a map, or of all frames of a recording."""
+    from rich.markup import escape
+
+    from progeo_edge.encoders.whitening import fit_whitening, save_whitening
+    from progeo_edge.map_store import MapStore
+
+    if _is_map(path):
+        with MapStore.open(path, read_only=True) as map_store:
+            descriptors, spec = map_store.descriptors()[1], map_store.spec
+    else:
+        descriptors, spec = _describe(path, encoder, backend)
+    whitening = fit_whitening(descriptors, spec, dimension=dimension)
+    save_whitening(out, whitening)
+    kept = whitening.header.dimension
+    console().print(
+        f"whitening of {spec.name} from {len(descriptors)} frames, {spec.dimension} to {kept} dimensions, written to "
+        f"{escape(str(out))}: use it with --whitening; maps made without it cannot be used with it"
+    )
+
+
+def _describe(
+    path: Path, encoder: str, backend: Literal["auto", "tensorrt", "onnx"]
+) -> tuple[NDArray[np.float32], ModelSpec]:
+    import numpy as np
+
+    from progeo_edge.encoders import load_encoder
+    from progeo_edge.sources import open_source
+
+    frames, model = open_source(path), load_encoder(encoder, backend=backend)
+    described = []
+    with progress() as bar:
+        task = bar.add_task("describing frames", total=frames.num_frames)
+        for frame in frames:
+            described.append(model.encode([frame.image])[0])
+            bar.advance(task)
+    model.close()
+    return np.array(described, np.float32).reshape(-1, model.spec.dimension), model.spec
 
 
 def _summary(calibration: Calibration, promised: float) -> dict[str, object]:

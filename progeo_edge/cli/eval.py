@@ -68,7 +68,7 @@ def retrieval(
         str, typer.Option(help="vlad, thumbnail, orb-bow, a bundle, or a .safetensors checkpoint")
     ] = "vlad",
     whitening: Annotated[
-        Path | None, typer.Option(help="whitening of this encoder, from progeo-calibrate whiten")
+        Path | None, typer.Option(help="whitening of this encoder, from progeo-calibrate --whiten")
     ] = None,
     rerank: Annotated[bool, typer.Option(help="re-rank the first candidates by their appearance grids")] = False,
     rerank_weight: Annotated[float | None, typer.Option(min=0, max=1, help="default: that of the pipeline")] = None,

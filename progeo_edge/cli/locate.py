@@ -41,7 +41,7 @@ def locate(
     backend: Annotated[Literal["auto", "tensorrt", "onnx"], typer.Option(help="of a bundle")] = "auto",
     precision: Annotated[Literal["fp32", "fp16", "int8"] | None, typer.Option(help="of a bundle")] = None,
     whitening: Annotated[
-        Path | None, typer.Option(help="whitening of this encoder, from progeo-calibrate whiten")
+        Path | None, typer.Option(help="whitening of this encoder, from progeo-calibrate --whiten")
     ] = None,
     camera: Annotated[Path | None, typer.Option(help="camera YAML; without it there is no pose")] = None,
     picture: Annotated[Path | None, typer.Option(help="write the match beside the query: .jpg or .png")] = None,

@@ -50,7 +50,7 @@ def run(
         typer.Option(help="of a bundle; by default fp16 with TensorRT where the bundle has it, else fp32"),
     ] = None,
     whitening: Annotated[
-        Path | None, typer.Option(help="whitening of this encoder, from progeo-calibrate whiten")
+        Path | None, typer.Option(help="whitening of this encoder, from progeo-calibrate --whiten")
     ] = None,
     camera: Annotated[
         Path | None, typer.Option(help="camera YAML: ours, a ROS camera_info file, or that of a rig (docs/rigs.md)")

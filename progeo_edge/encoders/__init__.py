@@ -53,7 +53,7 @@ def load_encoder(
             when an engine for this device has been built, else "onnx".
         precision: Of a bundle. None takes FP16 where TensorRT runs a bundle that has it, else FP32. Maps of the two fit
             each other; INT8 is another model to them.
-        whitening: File of `progeo-calibrate whiten`, learned for this model; the two together are another model to
+        whitening: File of `progeo-calibrate --whiten`, learned for this model; the two together are another model to
             maps. None for none.
 
     Raises:

@@ -109,7 +109,7 @@ class WhitenedEncoder:
             raise ModelError(
                 f"the whitening was learned for model {header.model} (fingerprint {header.inner_fingerprint[:12]}), "
                 f"but the encoder is {inner.spec.name} ({inner.spec.fingerprint[:12]}); use that model, or learn it "
-                "again with progeo-calibrate whiten"
+                "again with progeo-calibrate --whiten"
             )
         self._inner, self._whitening = inner, whitening
         fingerprint = hashlib.sha256(inner.spec.fingerprint.encode() + whitening.to_bytes()).hexdigest()
@@ -185,7 +185,7 @@ def load_whitening(path: str | Path) -> Whitening:
         content = Path(path).read_bytes()
     except OSError as error:
         raise ModelError(f"whitening {path} cannot be read: {error}; check the path") from error
-    remedy = "take the file that progeo-calibrate whiten wrote, or learn it again"
+    remedy = "take the file that progeo-calibrate --whiten wrote, or learn it again"
     form, _, rest = content.partition(b"\n")
     if form != _FORMAT:
         raise ModelError(f"{path} is no whitening file of this version (it begins with {form[:40]!r}); {remedy}")

@@ -9,6 +9,7 @@ import pytest
 
 from progeo_edge.calibration import document_key
 from progeo_edge.cli import calibrate as calibrate_command
+from progeo_edge.encoders.whitening import load_whitening
 from progeo_edge.map_store import MapStore
 from tests.small_world import two_passes, write_images
 from tests.test_map_replay import driven_map
@@ -78,3 +79,18 @@ def test_a_recording_that_is_too_short_says_so(command, tmp_path):
     assert code == 2
     assert "error: " in err
     assert "\n" not in err.strip()
+
+
+def test_a_whitening_is_learned_from_a_map(command, map_path, tmp_path):
+    code, out, err = command(map_path, "--whiten", tmp_path / "site.whitening", "--dimension", 8)
+    assert (code, err) == (0, "") or "5000" in err  # few frames are said to be few
+    assert "24 to 8 dimensions" in out
+    assert load_whitening(tmp_path / "site.whitening").header.dimension == 8
+
+
+def test_a_whitening_of_too_few_frames_is_refused(command, tmp_path):
+    write_images(tmp_path / "images", two_passes()[0])
+    code, _, err = command(tmp_path / "images", "--whiten", tmp_path / "site.whitening")
+    assert code == 2
+    assert "frames" in err
+    assert not (tmp_path / "site.whitening").exists()
