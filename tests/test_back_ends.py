@@ -43,7 +43,7 @@ from progeo_edge.outputs import write_g2o
 from progeo_edge.types import Keyframe, LoopClosure, PoseKind, Status, Transform, Verification
 from progeo_edge.verification.features import FeatureExtractor
 from progeo_edge.verification.verifier import Verifier
-from tests.evaluation.test_trajectory import closures_of, two_laps, write_run
+from tests.evaluation.test_judged_trajectory import closures_of, two_laps, write_run
 from tests.small_world import camera, two_passes
 
 ROOT = Path(__file__).resolve().parents[1]

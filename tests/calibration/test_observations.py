@@ -93,7 +93,7 @@ def test_only_the_latest_are_kept():
 
 
 def test_what_is_missing_is_said():
-    with pytest.raises(CalibrationError, match="empty"):
+    with pytest.raises(CalibrationError, match="no keyframe was compared"):
         Observations().fit(KEY)
     lonely = filled()
     lonely._neighbours.clear()

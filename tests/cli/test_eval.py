@@ -15,7 +15,7 @@ from progeo_edge.config import SearchConfig
 from progeo_edge.errors import ConfigError
 from progeo_edge.outputs import write_tum
 from progeo_edge.pose_graph import trajectory_error
-from tests.evaluation.test_trajectory import two_laps, write_run
+from tests.evaluation.test_judged_trajectory import two_laps, write_run
 from tests.small_world import LIGHT, two_passes, write_images
 
 SWEPT = "verification.min_inliers_uncalibrated"

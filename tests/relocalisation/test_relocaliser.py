@@ -190,7 +190,7 @@ def test_standing_still_is_no_second_vote():
 
 def test_every_camera_of_a_rig_has_a_vote_in_a_moment():
     """The front camera of a robot that woke up the wrong way round knows nothing; the rear camera does."""
-    asked = relocaliser([Status.NO_CANDIDATE, seen_from(10, 10, num_inliers=40), Status.NO_CANDIDATE])
+    asked = relocaliser([Status.LOW_SIMILARITY, seen_from(10, 10, num_inliers=40), Status.LOW_SIMILARITY])
     (front,) = (replace(frame, camera="front") for frame in views([0]))
     asked.add(front)
     assert asked.add(replace(front, camera="rear")).num_frames == 2
