@@ -47,6 +47,20 @@ def test_monotone_in_the_cosine_and_falling_with_the_map(a, b, n, m):
     assert 0.0 <= curve.probability(a, n) <= 1.0
 
 
+def test_ten_times_the_map_is_ten_times_the_odds_against():
+    curve = SamePlaceCurve(-9.0, 14.0, 300.0, 0.3)
+    small, large = (curve.probability(0.5, size) for size in (300.0, 3000.0))
+    assert small / (1 - small) == pytest.approx(10 * large / (1 - large))
+
+
+def test_many_pairs_of_one_kind_do_not_outweigh_the_other():
+    rng = np.random.default_rng(4)
+    same, other = samples(rng)
+    even = fit_curve(same, other, np.full(3000, 400.0), prior=0.5)
+    few = fit_curve(same[:300], other, np.full(3000, 400.0), prior=0.5)
+    assert few.probability(0.6, 400.0) == pytest.approx(even.probability(0.6, 400.0), abs=0.05)
+
+
 def test_a_descriptor_that_says_nothing_gives_the_prior_whatever_the_cosine():
     rng = np.random.default_rng(2)
     backwards = fit_curve(rng.normal(0.3, 0.05, 500), rng.normal(0.6, 0.05, 500), np.full(500, 100.0), prior=0.3)
