@@ -93,9 +93,9 @@ class Judge:
     ) -> list[Candidate]:
         """Give every candidate its final status, in the given order.
 
-        What odometry puts out of reach is refused before any geometry. Candidates that pass the calibrated gate, or
-        without one those that the last keyframes support, are verified first. What is left of the budget goes to the
-        others, which are believed only with `motion.strong_inliers` inliers.
+        What odometry puts out of reach is refused before any geometry. Candidates that pass the calibrated gate are
+        verified first, then those that the last keyframes agree on. What is left of the budget goes to the others,
+        which are believed only with `motion.strong_inliers` inliers.
 
         Args:
             query: The keyframe asked about.
@@ -106,7 +106,8 @@ class Judge:
         candidates = [self._refuse_unreachable(query.keyframe, candidate) for candidate in candidates]
         with timer.stage("motion"):
             candidates = self.with_support(query.keyframe, candidates, gate)
-        return self._verify_in_order(query, candidates, timer, unsupported=_status_without(gate))
+            agreed_on = self._agreed_on(query.keyframe.camera, candidates, gate)
+        return self._verify_in_order(query, candidates, timer, agreed_on, unsupported=_status_without(gate))
 
     def with_support(self, keyframe: Keyframe, candidates: Sequence[Candidate], gate: Gate | None) -> list[Candidate]:
         """The candidates, with what comes before the geometry decided: `motion_score` and `supported`."""
@@ -126,6 +127,14 @@ class Judge:
         """What `motion_score` is for the keyframes of a camera; "" before the first one."""
         return self._motion_of(camera).method
 
+    def _agreed_on(self, camera: str, candidates: Sequence[Candidate], gate: Gate | None) -> set[int]:
+        """References that the last keyframes agree on; beside a gate that only counts before geometry."""
+        config = self._config
+        if gate is not None and (config.motion.method == "none" or not config.verification.enabled):
+            return set()
+        motion = self._motion_of(camera)
+        return {c.reference_id for c in candidates if _is_open(c) and motion.passes(c.reference_id)}
+
     def _motion_of(self, camera: str) -> Motion:
         """Each camera of a rig follows the way with its own pictures, along one graph of places."""
         if camera not in self._motions:
@@ -135,7 +144,7 @@ class Judge:
     def decide_alone(self, query: Query, candidates: Sequence[Candidate], timer: StageTimer) -> list[Candidate]:
         """As `decide`, without any memory of earlier keyframes (relocalisation)."""
         candidates = [replace(c, supported=_is_open(c)) for c in candidates]
-        return self._verify_in_order(query, candidates, timer, unsupported=Status.LOW_SIMILARITY)
+        return self._verify_in_order(query, candidates, timer, set(), unsupported=Status.LOW_SIMILARITY)
 
     def remember(self, keyframe: Keyframe, candidates: Sequence[Candidate], closures: Sequence[LoopClosure]) -> None:
         """The keyframe is in the map with these closures."""
@@ -149,13 +158,20 @@ class Judge:
         self._motion_of(keyframe.camera).remember(keyframe, candidates)
 
     def _verify_in_order(
-        self, query: Query, candidates: Sequence[Candidate], timer: StageTimer, *, unsupported: Status
+        self,
+        query: Query,
+        candidates: Sequence[Candidate],
+        timer: StageTimer,
+        agreed_on: set[int],
+        *,
+        unsupported: Status,
     ) -> list[Candidate]:
         decided = {c.reference_id: c for c in candidates}
         in_order = [c for c in candidates if _is_open(c)]
-        in_order.sort(key=lambda c: not c.supported)
+        in_order.sort(key=lambda c: (not c.supported, c.reference_id not in agreed_on))
         for rank, candidate in enumerate(in_order):
-            if not candidate.supported and not self._may_bypass_gate():
+            needs_more = not candidate.supported and candidate.reference_id not in agreed_on
+            if needs_more and not self._may_bypass_gate():
                 candidate = replace(candidate, status=unsupported)
             elif rank >= self._config.budget.max_verifications:
                 candidate = replace(candidate, status=Status.NOT_VERIFIED)
@@ -164,11 +180,12 @@ class Judge:
             elif not self._config.verification.enabled:
                 candidate = replace(candidate, status=Status.ACCEPTED)
             else:
-                candidate = self._verify(query, candidate, timer, unsupported)
+                candidate = self._verify(query, candidate, timer, unsupported if needs_more else None)
             decided[candidate.reference_id] = candidate
         return [decided[c.reference_id] for c in candidates]
 
-    def _verify(self, query: Query, candidate: Candidate, timer: StageTimer, unsupported: Status) -> Candidate:
+    def _verify(self, query: Query, candidate: Candidate, timer: StageTimer, unsupported: Status | None) -> Candidate:
+        """Geometry and odometry; `unsupported` is the status of one that only strong geometry can save, else None."""
         with timer.stage("verify"):
             reference = self._features_of(candidate.reference_id)
             if reference is None:
@@ -185,7 +202,7 @@ class Judge:
             return candidate
         if self._sticks_to_the_lens(query, verification):
             return replace(candidate, status=Status.DEGENERATE)
-        if not candidate.supported and verification.num_inliers < self._config.motion.strong_inliers:
+        if unsupported is not None and verification.num_inliers < self._config.motion.strong_inliers:
             return replace(candidate, status=unsupported)
         with timer.stage("odometry"):
             return self._compare_with_odometry(query, candidate, verification)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from progeo_edge import judge as judge_module
+from progeo_edge.calibration import Gate
 from progeo_edge.config import Config, OdometryConfig, SearchConfig, load_config
 from progeo_edge.consistency import DrivenPath
 from progeo_edge.geometry import Camera, make_transform
@@ -348,3 +349,30 @@ def test_images_of_the_query_s_moment_do_not_support_it(known, verifier):
         judge.remember(keyframe, asked(11), ())
     (decided,) = judge.decide(replace(query(), keyframe=moment[3]), asked(12), StageTimer())
     assert decided.status is Status.FAILED_SEQUENCE
+
+
+def test_beside_a_gate_agreement_of_keyframes_is_enough_for_ordinary_geometry(known, verifier):
+    verifier.plan = {12: inliers(31), 30: inliers(31)}
+    judge = make_judge(known)
+    follow(judge, 10, 11)
+    decided = judge.decide(query(), asked(12, 30), StageTimer(), Gate(0.99, None))
+    assert statuses(decided) == {12: Status.ACCEPTED, 30: Status.LOW_SIMILARITY}
+    assert not any(c.supported for c in decided), "only the gate supports"
+
+
+def test_what_passes_the_gate_comes_before_what_keyframes_agree_on(known, verifier):
+    judge = make_judge(known, "budget.max_verifications=1")
+    follow(judge, 10, 11)
+    candidates = [Candidate(12, 0.7), Candidate(30, 0.9)]
+    judge.decide(query(), candidates, StageTimer(), Gate(0.8, None))
+    assert verifier.asked == [30]
+
+
+@pytest.mark.parametrize("setting", ["verification.enabled=false", "motion.method=none"])
+def test_without_geometry_or_motion_the_gate_alone_supports(known, verifier, setting):
+    verifier.plan = {12: inliers(31), 30: inliers(31)}
+    judge = make_judge(known, setting)
+    follow(judge, 10, 11)
+    candidates = [Candidate(12, 0.7), Candidate(30, 0.9)]
+    decided = judge.decide(query(), candidates, StageTimer(), Gate(0.8, None))
+    assert statuses(decided) == {12: Status.LOW_SIMILARITY, 30: Status.ACCEPTED}
