@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
 
 import numpy as np
@@ -73,6 +74,29 @@ def test_without_odometry_the_second_best_place_teaches():
     without, _ = replay(drive(300, 600, 3, odometry=False), closures=closures)
     told, guessed = (s.calibrator.refit("cam0").min_similarity(500, 60.0) for s in (with_odometry, without))
     assert guessed == pytest.approx(told, abs=0.08)
+
+
+@pytest.mark.parametrize("verified", [True, False])
+def test_the_best_of_the_rest_is_second_unless_the_place_is_verified(verified):
+    def closures(keyframe):
+        if keyframe.id < 150 or not verified:
+            return ()
+        verification = Verification(Status.ACCEPTED, num_inliers=80)
+        return (LoopClosure(keyframe.id, keyframe.id - 150, 0.8, verification=verification),)
+
+    session, _ = replay(drive(150, 250, 3, odometry=False), closures=closures)
+    observations = session.calibrator._observations["cam0"]
+    assert bool(observations._impostors[-1][2]) is not verified
+
+
+def test_cameras_of_a_rig_share_the_promise():
+    session, _ = replay(drive(400, 250, 0))
+    alone = session.calibrator.gate("cam0", 200)
+    session.calibrator._last["rear"] = deque()
+    shared = session.calibrator.gate("cam0", 200)
+    assert alone is not None
+    assert shared is not None
+    assert shared.min_similarity > alone.min_similarity
 
 
 def test_it_is_kept_in_the_map_and_goes_on_from_there():

@@ -13,13 +13,13 @@ from progeo_edge.errors import CalibrationError
 KEY = CalibrationKey("f" * 64, "cam0", "sequence")
 
 
-def filled(*, same=0.8, other=0.4, count=400, verified=0, seed=0) -> Observations:
+def filled(*, same=0.8, other=0.4, count=400, verified=0, seed=0, second=False) -> Observations:
     rng = np.random.default_rng(seed)
     observations = Observations()
     for i in range(count):
         score = other + 0.04 * float(rng.gumbel())
-        observations.add_impostor(ImpostorMaximum(score, 10 + i, False))
-        observations.add_motion_impostor(ImpostorMaximum(score - 0.05, 10 + i, False))
+        observations.add_impostor(ImpostorMaximum(score, 10 + i, second))
+        observations.add_motion_impostor(ImpostorMaximum(score - 0.05, 10 + i, second))
         observations.add_neighbour(same + 0.05 * float(rng.normal()))
         observations.add_interval(0.5)
         observations.set_map_size(10 + i)
@@ -56,6 +56,15 @@ def test_motion_has_a_tail_of_its_own():
     assert calibration.min_motion_score(400, 100.0) == pytest.approx(
         calibration.min_similarity(400, 100.0) - 0.05, abs=0.05
     )
+
+
+def test_what_is_only_second_best_asks_for_a_higher_gate():
+    first, second = filled().fit(KEY), filled(second=True).fit(KEY)
+    assert second.min_similarity(400, 1.0) > first.min_similarity(400, 1.0) + 0.005
+    motion = [calibration.min_motion_score(400, 1.0) for calibration in (first, second)]
+    assert motion[0] is not None
+    assert motion[1] is not None
+    assert abs(motion[1] - motion[0]) > 0.005
 
 
 def test_a_change_of_method_begins_anew():
