@@ -17,11 +17,13 @@ from progeo_edge.config import Config, config_to_yaml
 from progeo_edge.consistency import Agreed, ClosureAgreement, DrivenPath, Drives, FrozenCamera, closure_of
 from progeo_edge.encoders import Encoder
 from progeo_edge.errors import InputError, MapError
-from progeo_edge.geometry import Camera, Cameras, camera_named, check_transform
+from progeo_edge.frame_check import check_frame
+from progeo_edge.geometry import Camera, Cameras, camera_named
 from progeo_edge.judge import Judge, Query
 from progeo_edge.keyframe_gate import KeyframeGate
 from progeo_edge.map_store import MapStore
 from progeo_edge.moments import Moments
+from progeo_edge.outcome import overall_status
 from progeo_edge.reranking import describe_appearance
 from progeo_edge.resuming import session_to_resume
 from progeo_edge.static_masks import StaticMasks
@@ -132,7 +134,7 @@ class LoopDetector:
         with self._lock:
             timer = StageTimer()
             with timer.stage("gate"):
-                _check_frame(frame)
+                check_frame(frame)
                 camera_named(self._cameras, frame.camera)
                 if self._watch_of(frame.camera).is_frozen(frame) and self._has_contrast(frame.image):
                     return _no_keyframe(Status.FROZEN, timer)
@@ -157,7 +159,7 @@ class LoopDetector:
             with timer.stage("consistency"):
                 agreed = self._agreement.judge(keyframe, candidates)
             closures = _closures(keyframe.id, agreed.candidates)
-            status = _overall_status(agreed.candidates)
+            status = overall_status(agreed.candidates)
 
             with timer.stage("store"):
                 self._store(frame, keyframe, status, agreed, closures)
@@ -188,7 +190,7 @@ class LoopDetector:
         """
         with self._lock:
             timer = StageTimer()
-            _check_frame(frame)
+            check_frame(frame)
             features = self._features(frame, timer)
             if features is None:
                 return _no_keyframe(Status.UNRECOGNISABLE, timer)
@@ -202,7 +204,7 @@ class LoopDetector:
                 None,
                 tuple(candidates),
                 closures,
-                _overall_status(candidates),
+                overall_status(candidates),
                 timer.timings_ms(),
                 min_similarity=self.config.gate.min_similarity,
             )
@@ -349,21 +351,6 @@ class LoopDetector:
         return self._static_masks.mask(frame.camera, (width_px, height_px))
 
 
-def _check_frame(frame: Frame) -> None:
-    image = frame.image
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.size == 0:
-        kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise InputError(
-            f"frame {frame.name or frame.stamp_ns}: image is {kind}; expected non-empty uint8 (H, W, 3) BGR"
-        )
-    if image.ndim != 2 and (image.ndim != 3 or image.shape[2] != 3):
-        raise InputError(
-            f"frame {frame.name or frame.stamp_ns}: image has shape {image.shape}; expected (H, W, 3) or (H, W)"
-        )
-    if frame.T_odom_base is not None:
-        check_transform(frame.T_odom_base, f"frame {frame.name or frame.stamp_ns}: T_odom_base")
-
-
 def _thumbnail(image: Image, max_width_px: int) -> Image:
     height_px, width_px = image.shape[:2]
     if width_px <= max_width_px:
@@ -378,44 +365,3 @@ def _no_keyframe(status: Status, timer: StageTimer) -> Update:
 
 def _closures(query_id: int, candidates: Sequence[Candidate]) -> tuple[LoopClosure, ...]:
     return tuple(closure_of(query_id, c) for c in candidates if c.status is Status.ACCEPTED)
-
-
-def _overall_status(candidates: Sequence[Candidate]) -> Status:
-    """The status of the candidate that came furthest."""
-    if not candidates:
-        return Status.NO_CANDIDATE
-    return max(candidates, key=_progress).status
-
-
-def _progress(candidate: Candidate) -> int:
-    if candidate.status is Status.ODOM_INCONSISTENT and candidate.verification is None:
-        return PROGRESS.index(Status.SUPPRESSED)  # refused before any geometry
-    return PROGRESS.index(candidate.status)
-
-
-PROGRESS: tuple[Status, ...] = (
-    Status.NOT_A_KEYFRAME,
-    Status.FROZEN,
-    Status.UNRECOGNISABLE,
-    Status.NO_CANDIDATE,
-    Status.LOW_SIMILARITY,
-    Status.SUPPRESSED,
-    Status.NOT_VERIFIED,
-    Status.DEADLINE,
-    Status.FEW_MATCHES,
-    Status.FEW_INLIERS,
-    Status.LOW_INLIER_RATIO,
-    Status.LOW_COVERAGE,
-    Status.HIGH_REPROJECTION_ERROR,
-    Status.DEGENERATE,
-    Status.TOO_FAR,
-    Status.INCONSISTENT_POSES,
-    Status.FAILED_SEQUENCE,
-    Status.GRAVITY,
-    Status.ODOM_INCONSISTENT,
-    Status.CONTRADICTED,
-    Status.UNCONFIRMED,
-    Status.AMBIGUOUS,
-    Status.ACCEPTED,
-)
-"""How far each status stands along the pipeline."""

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from progeo_edge.config import Config
-from progeo_edge.detector import PROGRESS, LoopDetector
+from progeo_edge.detector import LoopDetector
 from progeo_edge.errors import InputError, MapError
 from progeo_edge.geometry import invert, make_transform, rotation_angle
 from progeo_edge.map_store import MapStore
+from progeo_edge.outcome import PROGRESS
 from progeo_edge.types import Frame, LoopClosure, PoseKind, ScaleSource, Status, Update
 from tests.map_samples import content_hash, plain
 from tests.small_world import (

@@ -15,9 +15,10 @@ from typing import cast
 
 import numpy as np
 
-from progeo_edge.detector import PROGRESS, RELOCALISATION_QUERY_ID, LoopDetector
+from progeo_edge.detector import RELOCALISATION_QUERY_ID, LoopDetector
 from progeo_edge.geometry import check_transform
 from progeo_edge.keyframe_gate import KeyframeGate
+from progeo_edge.outcome import PROGRESS
 from progeo_edge.relocalisation.evidence import log_odds, posterior
 from progeo_edge.relocalisation.votes import Agreement, View, Vote, motion
 from progeo_edge.types import Descriptor, Frame, LoopClosure, PoseKind, Relocalisation, Status, Update
