@@ -159,6 +159,8 @@ class Calibrator:
             observations.add_revisit()
         for closure in verified:
             observations.add_verified(closure.similarity)
+        if keyframe.T_odom_base is None and not _is_verifying(candidates, observations):
+            return
         same_place, is_known = self._place_of(candidates, verified, ranked)
         maximum = self._maximum(keyframe, ranked, same_place, is_known, sizes)
         if maximum is not None:
@@ -267,6 +269,11 @@ class Calibrator:
             return None
         calibration = Calibration.from_dict(document)
         return calibration if calibration.model == self._map_store.spec.fingerprint else None
+
+
+def _is_verifying(candidates: Sequence[Candidate], observations: Observations) -> bool:
+    """Whether geometry has a say. Without it and without odometry nothing ties the laps of one place together."""
+    return observations.num_revisits > 0 or any(c.verification is not None for c in candidates)
 
 
 def document_key(camera: str) -> str:

@@ -53,6 +53,11 @@ class Observations:
         """Queries with an impostor, ever."""
         return int(self._totals["queries"])
 
+    @property
+    def num_revisits(self) -> int:
+        """Queries with a verified closure, ever."""
+        return int(self._totals["revisits"])
+
     def add_impostor(self, maximum: ImpostorMaximum) -> None:
         """Note the best impostor of a query by cosine."""
         self._impostors.append((maximum.score, float(maximum.num_keyframes), float(maximum.is_second)))

@@ -79,7 +79,7 @@ def test_without_odometry_the_second_best_place_teaches():
 @pytest.mark.parametrize("verified", [True, False])
 def test_the_best_of_the_rest_is_second_unless_the_place_is_verified(verified):
     def closures(keyframe):
-        if keyframe.id < 150 or not verified:
+        if keyframe.id < 150 or (keyframe.id > 220 and not verified):
             return ()
         verification = Verification(Status.ACCEPTED, num_inliers=80)
         return (LoopClosure(keyframe.id, keyframe.id - 150, 0.8, verification=verification),)
@@ -87,6 +87,12 @@ def test_the_best_of_the_rest_is_second_unless_the_place_is_verified(verified):
     session, _ = replay(drive(150, 250, 3, odometry=False), closures=closures)
     observations = session.calibrator._observations["cam0"]
     assert bool(observations._impostors[-1][2]) is not verified
+
+
+def test_without_odometry_and_geometry_nothing_can_be_ruled_out():
+    session, gates = replay(drive(150, 350, 3, odometry=False))
+    assert gates == [None] * 350
+    assert session.calibrator._observations["cam0"].num_queries == 0
 
 
 def test_cameras_of_a_rig_share_the_promise():
