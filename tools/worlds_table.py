@@ -160,9 +160,12 @@ def _share(part: np.ndarray, whole: np.ndarray) -> str:
 
 
 def _recall_at_100(result: dict[str, Any]) -> float:
+    """Of the revisits and of what was right beyond them (a view 4 to 10 m away may be found or not)."""
     verdicts = np.where(np.array(result["right"]), 1, -1).astype(np.int8)
-    curve = precision_recall(np.array(result["scores"]), verdicts, result["num_revisits"])
-    return min(curve.recall_at_precision(1.0)[0], 1.0)
+    curve = precision_recall(
+        np.array(result["scores"]), verdicts, max(result["num_revisits"], int((verdicts > 0).sum()))
+    )
+    return curve.recall_at_precision(1.0)[0]
 
 
 def _print_trajectories(results: Sequence[dict[str, Any]]) -> None:
