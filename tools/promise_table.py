@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import chi2
 
 from progeo_edge.bundle import ModelSpec
 from progeo_edge.config import Config, load_config
 from progeo_edge.encoders import load_encoder
+from progeo_edge.evaluation.counts import poisson_interval
 from progeo_edge.map_replay import ReplayedSession
 from progeo_edge.map_store import MapStore
 from progeo_edge.types import Candidate, Keyframe, Transform
@@ -70,8 +70,7 @@ def main() -> None:
     """Describe what is not described yet, judge every world, print the table."""
     arguments = _parse_arguments()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    seeds = range(arguments.first_seed, arguments.first_seed + arguments.worlds)
-    worlds = [("street", seed) for seed in seeds] + [("corridor", seed) for seed in range(arguments.corridors)]
+    worlds = chosen_worlds(arguments)
     jobs = [(arguments.out, arguments.encoder, kind, seed, tuple(arguments.set)) for kind, seed in worlds]
     with ProcessPoolExecutor(arguments.jobs) as pool:
         results = list(pool.map(_judge_world, jobs))
@@ -171,22 +170,32 @@ def _print_table(kind: str, results: Sequence[dict[float, Count]]) -> None:
         total = Count()
         for result in results:
             total.add(result[rate])
-        low = chi2.ppf(0.025, 2 * total.passed) / 2 if total.passed else 0.0
-        high = chi2.ppf(0.975, 2 * total.passed + 2) / 2
+        low, high = poisson_interval(total.passed)
         ratio = "none" if not total.promised else f"{total.passed / total.promised:.2f}"
         bounds = "" if not total.promised else f" [{low / total.promised:.2f}, {high / total.promised:.2f}]"
         recall = f"{100 * total.recognised / total.revisits:.0f} % of {total.revisits}" if total.revisits else "none"
         print(f"| {rate:g} | {total.hours:.2f} | {total.promised:.1f} | {total.passed} | {ratio}{bounds} | {recall} |")
 
 
-def _parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, help="folder for the described drives, kept for the next call")
+def add_world_arguments(parser: argparse.ArgumentParser, out_help: str) -> None:
+    """Which worlds, and by which encoder: what every table over rendered worlds asks."""
+    parser.add_argument("out", type=Path, help=out_help)
     parser.add_argument("--encoder", default="vlad", help="vlad, or a bundle")
     parser.add_argument("--worlds", type=int, default=20, help="street worlds")
     parser.add_argument("--corridors", type=int, default=4, help="repetitive corridors")
     parser.add_argument("--first-seed", type=int, default=200, help="of the street worlds")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
+
+
+def chosen_worlds(arguments: argparse.Namespace) -> list[tuple[str, int]]:
+    """Kind and seed of every world."""
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.worlds)
+    return [("street", seed) for seed in seeds] + [("corridor", seed) for seed in range(arguments.corridors)]
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_world_arguments(parser, "folder for the described drives, kept for the next call")
     parser.add_argument("--set", action="append", default=[], help="one setting, as section.name=value")
     return parser.parse_args()
 

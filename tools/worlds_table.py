@@ -38,6 +38,7 @@ from progeo_edge.world import (
     repetitive_corridor,
     simulate_drive,
 )
+from tools.promise_table import add_world_arguments, chosen_worlds
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     "fixed cosine": ("calibration.enabled=false", "motion.method=none", "gate.min_similarity=0.6"),
@@ -52,8 +53,7 @@ def main() -> None:
     """Drive what was not driven yet, print one table per variant and one of trajectories."""
     arguments = _parse_arguments()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    seeds = range(arguments.first_seed, arguments.first_seed + arguments.worlds)
-    worlds = [("street", seed) for seed in seeds] + [("corridor", seed) for seed in range(arguments.corridors)]
+    worlds = chosen_worlds(arguments)
     jobs = [
         (arguments.out, arguments.encoder, kind, seed, variant)
         for kind, seed in worlds
@@ -180,12 +180,7 @@ def _print_trajectories(results: Sequence[dict[str, Any]]) -> None:
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, help="folder for what each drive gave, kept for the next call")
-    parser.add_argument("--encoder", default="vlad", help="vlad, or a bundle")
-    parser.add_argument("--worlds", type=int, default=20, help="street worlds")
-    parser.add_argument("--corridors", type=int, default=4, help="repetitive corridors")
-    parser.add_argument("--first-seed", type=int, default=200, help="of the street worlds")
-    parser.add_argument("--jobs", type=int, default=2, help="processes")
+    add_world_arguments(parser, "folder for what each drive gave, kept for the next call")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     return parser.parse_args()
 
