@@ -16,6 +16,7 @@ from progeo_edge.back_ends import g2o_information
 from progeo_edge.config import OdometryConfig
 from progeo_edge.constraints import Constraint, metric_constraint, odometry_constraints
 from progeo_edge.geometry import FloatArray, check_transform, quaternion_xyzw
+from progeo_edge.moments import Taken
 from progeo_edge.types import (
     Candidate,
     Frame,
@@ -35,19 +36,11 @@ CLOSURE_COLUMNS = (
 """Columns of the CSV: as in `closure_record`, with the pose as position and quaternion (metres when METRIC)."""
 
 
-class KnownKeyframe(Protocol):
+class KnownKeyframe(Taken, Protocol):
     """What is asked of a keyframe here; both `Keyframe` and the map's `KeyframeInfo` have it."""
 
     @property
-    def id(self) -> int: ...  # noqa: D102
-    @property
-    def session(self) -> int: ...  # noqa: D102
-    @property
-    def stamp_ns(self) -> int: ...  # noqa: D102
-    @property
     def name(self) -> str: ...  # noqa: D102
-    @property
-    def camera(self) -> str: ...  # noqa: D102
     @property
     def T_odom_base(self) -> Transform | None: ...  # noqa: D102
 
