@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from progeo_edge.cli.bench_compare import COMPARE_HELP, compare
+from progeo_edge.cli.bench_run import RUN_HELP, run
 from progeo_edge.cli.console import new_app, run_app
 
 HELP = """
@@ -17,6 +19,8 @@ Measure what this machine needs from a camera image to a verified loop closure.
 COMMANDS = ("run", "vs", "compare", "soak")
 
 app = new_app(HELP)
+app.command(help=RUN_HELP)(run)
+app.command(help=COMPARE_HELP)(compare)
 
 
 @app.callback(help=HELP)
