@@ -183,15 +183,15 @@ def _series_of(result: BenchmarkResult) -> dict[str, Mapping[str, Any]]:
 def _warnings(before: BenchmarkResult, after: BenchmarkResult) -> list[str]:
     found = []
     for what, a, b in (
-        ("the machine", before.machine, after.machine),
-        ("the options", before.options, after.options),
-        ("the encoder", _part(before, "encoder"), _part(after, "encoder")),
-        ("the source", _part(before, "source"), _part(after, "source")),
-        ("the threads", _part(before, "threads"), _part(after, "threads")),
+        ("machine", before.machine, after.machine),
+        ("options", before.options, after.options),
+        ("encoder", _part(before, "encoder"), _part(after, "encoder")),
+        ("source", _part(before, "source"), _part(after, "source")),
+        ("threads", _part(before, "threads"), _part(after, "threads")),
     ):
         different = differences(a, b)
         if different:
-            found.append(f"{what} differs: {'; '.join(different)}")
+            found.append(f"different {what}: {'; '.join(different)}")
     found += _index_differences(before, after)
     if before.progeo_edge != after.progeo_edge:
         found.append(f"progeo-edge {before.progeo_edge} was compared with {after.progeo_edge}")
@@ -209,7 +209,7 @@ def _index_differences(before: BenchmarkResult, after: BenchmarkResult) -> list[
         same = ("kind", "recall_at_1", "recall_at_k")
         a, b = ({name: facts[size][name] for name in same} for facts in (first, second))
         if a != b:
-            found.append(f"the index of {size:,} keyframes differs: {'; '.join(differences(a, b))}")
+            found.append(f"different index of {size:,} keyframes: {'; '.join(differences(a, b))}")
     return found
 
 

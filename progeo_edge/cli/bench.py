@@ -14,6 +14,12 @@ Measure what this machine needs from a camera image to a verified loop closure.
 
 `progeo-bench BUNDLE` is short for `progeo-bench run BUNDLE`, and `progeo-bench BUNDLE --vs` for
 `progeo-bench vs BUNDLE`. Each command has a `--help` of its own. docs/benchmark.md says what each figure means.
+
+**Examples**
+
+    progeo-bench vlad                                  # no model, no data: a rendered street
+    progeo-bench my-bundle --source drive.mp4 --json today.json --plot today.svg
+    progeo-bench compare yesterday.json today.json     # what changed beyond the noise
 """
 
 COMMANDS = ("run", "vs", "compare", "soak")

@@ -80,28 +80,35 @@ def print_comparison(comparison: Comparison, out: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from progeo_edge.benchmark.rows import number
+    from progeo_edge.benchmark.comparison import MIN_CHANGE, SIGNIFICANCE
+    from progeo_edge.benchmark.rows import GROUPS, number
 
     table = Table(pad_edge=False)
-    table.add_column("series", no_wrap=True)
-    for heading in ("before", "after", "change", "noise", "p"):
+    table.add_column("", no_wrap=True)
+    for heading in ("before", "after", "change", "noise"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     group = ""
     for change in comparison.changes:
-        if change.name.partition(".")[0] != group:
-            group = change.name.partition(".")[0]
+        prefix, _, name = change.name.partition(".")
+        if prefix != group:
+            group = prefix
             table.add_section()
+            table.add_row(Text(GROUPS.get(prefix, f"{prefix}, {change.unit}"), style="bold"))
         table.add_row(
-            Text(change.name),
-            f"{number(change.before)} {change.unit}",
-            f"{number(change.after)} {change.unit}",
-            "" if change.ratio is None else f"{100 * (change.ratio - 1):+.1f} %",
+            Text(f"  {name}"),
+            number(change.before),
+            number(change.after),
+            "" if change.ratio is None else f"{100 * (change.ratio - 1):+,.1f} %",
             f"±{100 * change.noise:.1f} %",
-            f"{change.p_value:.3f}",
             Text(verdict_in_words(change), style=_STYLES[change.verdict.value]),
         )
     out.print(table)
+    out.print(
+        f"changed: by more than the noise and {100 * MIN_CHANGE:.0f} %, and p at most {SIGNIFICANCE} in the rank test "
+        "over the rounds",
+        soft_wrap=True,
+    )
     for which, names in (("first", comparison.only_before), ("second", comparison.only_after)):
         if names:
             out.print(Text(f"only in the {which} result: {', '.join(names)}", style="dim"), soft_wrap=True)
