@@ -17,6 +17,7 @@ def test_the_parts_of_a_start_add_up():
     measure_cold_start("vlad", IMAGE, book, repeats=2, steps=lambda name, total: lambda: ticks.append(total))
     series = book.as_json()
     assert ticks == [3, 3, 3], "the first process fills the cache and is not counted"
+    assert all(len(values["rounds"]) == 2 for values in series.values())
     for number in range(2):
         parts = {part: series[f"cold_start.{part}"]["rounds"][number] for part in PARTS}
         assert all(value > 0 for value in parts.values())

@@ -48,7 +48,9 @@ def test_a_large_change_within_the_spread_is_noise():
 
 
 def test_a_change_that_some_rounds_contradict_is_noise():
-    assert verdict([10, 10, 10, 10, 14], [13, 13, 13, 13, 10]) is Verdict.WITHIN_NOISE
+    """The medians are 29 % apart, more than the spread explains; but one round stands against it."""
+    assert verdict([10, 10.1, 10.2, 9.9, 12], [13, 13.1, 13.2, 12.9, 11.5]) is Verdict.WITHIN_NOISE
+    assert verdict([10, 10.1, 10.2, 9.9, 12], [13, 13.1, 13.2, 12.9, 12.5]) is Verdict.MORE
 
 
 def test_three_rounds_decide_nothing():
