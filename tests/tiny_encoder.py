@@ -257,7 +257,7 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "wrong output name": (_set(output_name="vector"), "no output 'vector'; it has descriptor"),
     "graph of another type": (
         lambda folder: replace_graph(folder, tiny_graph(dtype="float32")),
-        r"takes tensor\(float\), but its description says uint8",
+        r"takes float32, but its description says uint8",
     ),
     "not a graph": (_not_a_graph, "no readable ONNX file|cannot be loaded"),
 }

@@ -167,8 +167,8 @@ def test_half_graph_agrees_and_is_loaded_at_extended(
     assert np.sum(half.encode(scenes()) * encoder.encode(scenes()), axis=1).min() > 0.9999
 
 
-@pytest.mark.parametrize("threads", [None, 1])
-def test_same_descriptors_from_several_threads(threads: int | None, bundle: Path):
+@pytest.mark.parametrize("threads", [0, 1])
+def test_same_descriptors_from_several_threads(threads: int, bundle: Path):
     encoder = OnnxEncoder(bundle, threads=threads)
     images = scenes()
     expected = encoder.encode(images)
@@ -208,7 +208,7 @@ def test_the_bad_image_of_a_batch_is_named():
     ("fields", "reason"),
     [
         ({"layout": "nhwc"}, r"has shape \['batch', 3, .*says nhwc \('batch', 48, 64, 3\)"),
-        ({"dtype": "uint8", "mean": None, "std": None}, r"takes tensor\(float\), but its description says uint8"),
+        ({"dtype": "uint8", "mean": None, "std": None}, r"takes float32, but its description says uint8"),
     ],
 )
 def test_graph_of_another_input_is_refused(fields: dict[str, Any], reason: str, tmp_path: Path):
@@ -246,7 +246,7 @@ def second_input(graph: onnx.GraphProto) -> None:
 @pytest.mark.parametrize(
     ("edit", "output", "reason"),
     [
-        (declare_output_type, "whole", r"is tensor\(int64\); expected floats"),
+        (declare_output_type, "whole", r"is int64; expected floats"),
         (output_a_feature_map, "pooled", r"has shape \['batch', 8, 6, 8\]; expected descriptors"),
         (second_input, "descriptor", "also needs the inputs mask"),
     ],
