@@ -223,6 +223,15 @@ class RelocalisationConfig(Section):
     agreement_deg: float = Field(10.0, gt=0, description="and be turned by this angle")
 
 
+class EncoderConfig(Section):
+    """How an exported encoder uses the CPU."""
+
+    threads: int = Field(0, ge=0, le=1024, description="threads of one inference; 0: one per core")
+    spin: bool = Field(
+        False, description="ONNX Runtime's threads wait by polling: only for a computer that does nothing else"
+    )
+
+
 class StoreConfig(Section):
     """What the map keeps."""
 
@@ -236,6 +245,7 @@ class Config(Section):
     """All settings of a `LoopDetector`."""
 
     profile: Profile = Field("conservative", description="where the defaults of all others come from")
+    encoder: EncoderConfig = Field(default_factory=EncoderConfig)
     keyframe: KeyframeConfig = Field(default_factory=KeyframeConfig)
     recognisable: RecognisableConfig = Field(default_factory=RecognisableConfig)
     exclusion: ExclusionConfig = Field(default_factory=ExclusionConfig)
