@@ -159,11 +159,12 @@ def test_half_graph_agrees_and_is_loaded_at_extended(
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
     half = OnnxEncoder(bundle, precision="fp16", threads=2)
-    OnnxEncoder(bundle)
+    load_encoder(bundle, backend="onnx", threads=3, spin=True)
     levels = onnxruntime.GraphOptimizationLevel
     assert [item.graph_optimization_level for item in seen] == [levels.ORT_ENABLE_EXTENDED, levels.ORT_ENABLE_ALL]
-    assert [item.intra_op_num_threads for item in seen] == [2, 0]
-    assert seen[0].get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert [item.intra_op_num_threads for item in seen] == [2, 3]
+    spinning = [item.get_session_config_entry("session.intra_op.allow_spinning") for item in seen]
+    assert spinning == ["0", "1"]
     assert np.sum(half.encode(scenes()) * encoder.encode(scenes()), axis=1).min() > 0.9999
 
 
