@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from progeo_edge.cli.bench_vs import HELP as VS_HELP
+from progeo_edge.cli.bench_vs import vs
 from progeo_edge.cli.console import new_app, run_app
 
 HELP = """
@@ -17,6 +19,7 @@ Measure what this machine needs from a camera image to a verified loop closure.
 COMMANDS = ("run", "vs", "compare", "soak")
 
 app = new_app(HELP)
+app.command(help=VS_HELP)(vs)
 
 
 @app.callback(help=HELP)

@@ -42,13 +42,13 @@ class IndexPeer(ABC):
         for first in range(0, len(vectors), _BUILD_CHUNK):
             # A copy in memory, as a program has it; the mapping itself would count as a file's.
             self.add(first, np.array(vectors[first : first + _BUILD_CHUNK]))
-        self.finish()
         build_s, after_mb = time.perf_counter() - started, own_mb()
         grown_mb = None if before_mb is None or after_mb is None else after_mb - before_mb
         self._facts = {"runs": self.name(), "build_s": build_s, "memory_mb": grown_mb}
         self.steps: Mapping[str, Step] = {SEARCH: lambda item: self.search(queries[item % len(queries)])}
 
     @staticmethod
+    @abstractmethod
     def import_libraries(settings: Mapping[str, Any]) -> None:
         """Import what `open` needs, so that it is not counted as the index's memory."""
 
@@ -61,15 +61,13 @@ class IndexPeer(ABC):
     def name(self) -> str:
         """What it is, with its version."""
 
+    @abstractmethod
     def open(self) -> None:
         """Make it empty."""
 
     @abstractmethod
     def add(self, first: int, vectors: Vectors) -> None:
         """Take in rows; the first has this id."""
-
-    def finish(self) -> None:
-        """Everything has been added."""
 
     @abstractmethod
     def search(self, query: Vectors) -> NDArray[np.int64]:
@@ -78,6 +76,10 @@ class IndexPeer(ABC):
 
 class NumpyIndex(IndexPeer):
     """float32 product, argpartition, sort."""
+
+    @staticmethod
+    def import_libraries(settings: Mapping[str, Any]) -> None:  # noqa: D102
+        return
 
     def name(self) -> str:  # noqa: D102
         return f"NumPy {np.__version__}"

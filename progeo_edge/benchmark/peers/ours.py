@@ -61,7 +61,7 @@ class OurPeer:
         return self._steps
 
     def _describe(self, image: Image) -> NDArray[np.float32]:
-        return self._encoder.encode([image])[0]
+        return np.asarray(self._encoder.encode([image])[0], dtype=np.float32)
 
     def _prepare(self, image: Image) -> NDArray[Any]:
         assert self._spec is not None

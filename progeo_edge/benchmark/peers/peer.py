@@ -67,7 +67,7 @@ _EXAMPLE = "my_package.my_peers:MyPeer"
 
 def pack(answer: object) -> dict[str, Any]:
     """An array or number as plain JSON; pickles never cross a pipe."""
-    array = np.ascontiguousarray(answer)
+    array = np.asarray(answer)
     if array.dtype.hasobject:
         raise TypeError(f"a peer answered with {type(answer).__name__}; expected an array of numbers")
     return {"dtype": array.dtype.str, "shape": array.shape, "data": base64.b64encode(array.tobytes()).decode()}
@@ -76,4 +76,5 @@ def pack(answer: object) -> dict[str, Any]:
 def unpack(packed: Mapping[str, Any]) -> NDArray[Any]:
     """The array that `pack` has packed."""
     data = base64.b64decode(packed["data"])
-    return np.frombuffer(data, np.dtype(packed["dtype"])).reshape(packed["shape"])
+    values: NDArray[Any] = np.frombuffer(data, np.dtype(packed["dtype"])).reshape(packed["shape"])
+    return values

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from numpy.typing import NDArray
@@ -83,10 +84,8 @@ class PeerProcess:
     def close(self) -> None:
         """End the process. Twice is fine."""
         if self._process.stdin is not None and not self._process.stdin.closed:
-            try:
+            with suppress(BrokenPipeError):  # it has ended before reading what was left for it
                 self._process.stdin.close()
-            except BrokenPipeError:
-                pass  # it has ended before reading what was left for it
         try:
             self._process.wait(5.0)
         except subprocess.TimeoutExpired:
@@ -126,8 +125,13 @@ class PeerProcess:
     def _last_words(self) -> str:
         self._process.wait()
         self._stderr.seek(0)
-        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
-        return f"its process ended with code {self._process.returncode}" + (f": {lines[-1]}" if lines else "")
+        return last_words(self._process.returncode, self._stderr.read().decode(errors="replace"))
+
+
+def last_words(code: int, stderr: str) -> str:
+    """What a process left behind: its exit code, and the line that names the error, the last that is not indented."""
+    lines = [line for line in stderr.splitlines() if line.strip() and not line[0].isspace()]
+    return f"its process ended with code {code}" + (f": {lines[-1]}" if lines else "")
 
 
 def environment(threads: int) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,7 +25,7 @@ class ResizingPeer:
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         cv2.setNumThreads(settings["threads"])
-        spec = Preprocess.model_validate(settings["preprocess"])
+        spec = stated_preprocess(settings)
         resize = resize_by(settings["resize"], spec)
         self.facts: Mapping[str, Any] = {"runs": _library(settings["resize"])}
         self.steps: Mapping[str, Step] = frame_steps(
@@ -35,6 +36,11 @@ class ResizingPeer:
     def import_libraries(settings: Mapping[str, Any]) -> None:
         """Import Pillow where it is used."""
         _library(settings["resize"])
+
+
+def stated_preprocess(settings: Mapping[str, Any]) -> Preprocess:
+    """Of the settings' "preprocess", which has come through JSON."""
+    return Preprocess.model_validate_json(json.dumps(settings["preprocess"]))
 
 
 def resize_by(name: str, spec: Preprocess) -> Resize:
@@ -71,7 +77,7 @@ def as_input(image: Image, spec: Preprocess) -> NDArray[Any]:
     if spec.dtype == "float32":
         values = values.astype(np.float32) / np.float32(255.0)
         if spec.mean is not None and spec.std is not None:
-            values = (values - np.float32(spec.mean)) / np.float32(spec.std)
+            values = (values - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
     if spec.layout == "nchw":
         values = values.transpose(2, 0, 1)
     return np.ascontiguousarray(values[None])
