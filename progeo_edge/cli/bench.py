@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from progeo_edge.cli.bench_soak import HELP as SOAK_HELP
+from progeo_edge.cli.bench_soak import soak
 from progeo_edge.cli.bench_vs import HELP as VS_HELP
 from progeo_edge.cli.bench_vs import vs
 from progeo_edge.cli.console import new_app, run_app
@@ -20,6 +22,7 @@ COMMANDS = ("run", "vs", "compare", "soak")
 
 app = new_app(HELP)
 app.command(help=VS_HELP)(vs)
+app.command(help=SOAK_HELP)(soak)
 
 
 @app.callback(help=HELP)

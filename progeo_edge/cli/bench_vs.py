@@ -70,10 +70,11 @@ def vs(
 ) -> None:
     """Wire the job together, run it, show and keep the result."""
     from progeo_edge import atomic
+    from progeo_edge.benchmark.plot_file import check_plot_path
     from progeo_edge.benchmark.result_file import write_result
     from progeo_edge.benchmark.versus.interleaving import Pace
     from progeo_edge.benchmark.versus.job import Job, parse_parts, parse_sizes
-    from progeo_edge.benchmark.versus.plots import check_plot_path, save_plot
+    from progeo_edge.benchmark.versus.plots import save_plot
     from progeo_edge.benchmark.versus.run import run_job
     from progeo_edge.benchmark.versus.tables import markdown
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +24,7 @@ class Sleeper:
         self._settings = settings
         self.facts: Mapping[str, Any] = {"threads": settings["threads"], "omp": os.environ["OMP_NUM_THREADS"]}
         self.steps: Mapping[str, Step] = {"work": self._work}
-        print("noise on standard output, as libraries make it")
+        sys.stdout.write("noise on standard output, as libraries make it\n")
         if settings.get("broken") == "absent":
             raise ModelError("it is not for\nthis machine")
         if settings.get("broken") == "opening":
@@ -37,7 +38,7 @@ class Sleeper:
 
     def _work(self, item: int) -> np.ndarray[Any, Any]:
         if self._settings.get("broken") == "dies" and item >= self._settings["at"]:
-            print("noise while working")
+            sys.stdout.write("noise while working\n")
             raise ValueError("cannot work\n    any more")
         time.sleep(self._settings.get("ms", 0) / 1e3)
         return np.array([item, item + 0.5], np.float32)

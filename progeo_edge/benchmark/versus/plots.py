@@ -7,27 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from progeo_edge.atomic import replacing
+from progeo_edge.benchmark.plot_file import check_plot_path
 from progeo_edge.benchmark.versus.comparison import Comparison
 from progeo_edge.benchmark.versus.tables import fastest_first, number, ratio_text
-from progeo_edge.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 OURS, THEIRS = "#0b7285", "#adb5bd"
 _COLOURS = ("#868e96", "#e8590c", "#5c940d", "#ae3ec9", "#f08c00", "#c92a2a", "#4263eb")
-_SUFFIXES = (".png", ".svg", ".pdf")
 _BAR_IN = 0.32
-
-
-def check_plot_path(path: Path) -> None:
-    """Refuse a file that cannot be drawn to, before anything is measured.
-
-    Raises:
-        InputError: a suffix that is none of .png, .svg and .pdf, or a folder that does not exist.
-    """
-    if path.suffix.lower() not in _SUFFIXES or not path.parent.is_dir():
-        raise InputError(f"plot {path} cannot be written; name a file ending in .png, .svg or .pdf in a folder")
 
 
 def save_plot(comparisons: Sequence[Comparison], path: Path) -> None:
