@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from progeo_edge.geometry import Cameras
     from progeo_edge.types import Frame
 
-HELP = """
+SOAK_HELP = """
 Drive for hours, and see whether anything grows, slows down or gets lost.
 
 The frames of a recording are driven along there and back, at the rate of a camera, with pauses, drops and bursts. They

@@ -14,7 +14,7 @@ from progeo_edge.errors import InputError
 if TYPE_CHECKING:
     from progeo_edge.benchmark.versus.comparison import Comparison
 
-HELP = """
+VS_HELP = """
 Run the same work through what a user would pick instead, everybody in turn in one run.
 
 Frames to candidates: PIL and open_clip in torch (eager and compiled), ONNX Runtime with default options. The index:

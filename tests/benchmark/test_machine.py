@@ -9,19 +9,7 @@ from pathlib import Path
 import pytest
 
 from progeo_edge.benchmark.machine import absent, describe_machine, run_tool
-
-
-def write(root: Path, files: dict[str, str]) -> Path:
-    for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
-    return root
-
-
-def no_tool(command: Sequence[str]) -> None:
-    return None
-
+from tests.benchmark.sysfs import no_tool, write_files
 
 JETSON = {
     "proc/cpuinfo": "processor\t: 0\nFeatures\t: fp asimd fphp asimdhp asimddp\nCPU part\t: 0xd42\n\nprocessor\t: 1\n",
@@ -59,7 +47,7 @@ def jetson_tool(command: Sequence[str]) -> str | None:
 
 
 def test_a_jetson(tmp_path: Path):
-    machine = describe_machine(write(tmp_path, JETSON), jetson_tool)
+    machine = describe_machine(write_files(tmp_path, JETSON), jetson_tool)
     assert machine["cpu"]["model"] == "Cortex-A78AE"
     assert machine["cpu"]["instruction_sets"] == ["asimd", "asimdhp", "asimddp", "fphp"]
     assert machine["memory_mb"] == 15289
@@ -84,7 +72,7 @@ def test_a_jetson(tmp_path: Path):
 
 def test_locked_clocks_are_seen_without_root(tmp_path: Path):
     files = {name: text for name, text in JETSON.items() if "cpu0/cpufreq" not in name}
-    assert describe_machine(write(tmp_path, files), no_tool)["clocks"]["locked"] is True
+    assert describe_machine(write_files(tmp_path, files), no_tool)["clocks"]["locked"] is True
 
 
 def test_a_pc_with_a_gpu(tmp_path: Path):
@@ -100,7 +88,7 @@ def test_a_pc_with_a_gpu(tmp_path: Path):
         "sys/devices/system/cpu/cpu0/thermal_throttle/package_throttle_count": "9",
         "sys/devices/system/cpu/cpu1/thermal_throttle/package_throttle_count": "9",
     }
-    machine = describe_machine(write(tmp_path, files), tool)
+    machine = describe_machine(write_files(tmp_path, files), tool)
     assert machine["cpu"]["model"] == "Some CPU @ 3 GHz"
     assert machine["cpu"]["instruction_sets"] == ["avx2", "fma", "avx512f", "avx512_vnni"]
     assert machine["gpus"] == [{"name": "NVIDIA T4", "driver": "550.54", "memory": "15360 MiB"}]
@@ -122,7 +110,7 @@ def test_a_file_that_says_something_else_is_absent(tmp_path: Path, content: str)
         "sys/class/thermal/thermal_zone0/temp": content,
         "sys/devices/system/cpu/cpu0/cpufreq/scaling_max_freq": content,
     }
-    machine = describe_machine(write(tmp_path, files), lambda command: "something else")
+    machine = describe_machine(write_files(tmp_path, files), lambda command: "something else")
     assert machine["temperature_c"] is None and machine["clocks"]["max_mhz"] is None
     assert machine["power_mode"]["nvpmodel"] is None and machine["gpu_state"] is None
 
