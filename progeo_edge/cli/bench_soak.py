@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -50,36 +50,44 @@ def soak(
     pauses_per_hour: Annotated[float, typer.Option(min=0, help="of the camera, counted on the camera's clock")] = 20.0,
     bursts_per_hour: Annotated[float, typer.Option(min=0, help="frames that arrive together, likewise")] = 60.0,
     camera: Annotated[Path | None, typer.Option(help="camera YAML; see progeo-run")] = None,
-    backend: Annotated[str, typer.Option(help="of a bundle; see progeo-run")] = "auto",
-    precision: Annotated[str | None, typer.Option(help="of a bundle; see progeo-run")] = None,
+    backend: Annotated[
+        Literal["auto", "tensorrt", "openvino", "onnx"], typer.Option(help="of a bundle; see progeo-run")
+    ] = "auto",
+    precision: Annotated[
+        Literal["fp32", "fp16", "int8"] | None, typer.Option(help="of a bundle; see progeo-run")
+    ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="one setting, as section.name=value")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the result to this file")] = None,
     plot_file: Annotated[Path | None, typer.Option("--plot", help="draw it: .png, .svg or .pdf")] = None,
     markdown_file: Annotated[
-        Path | None, typer.Option("--markdown", help="write a table to paste into an issue")
+        Path | None, typer.Option("--markdown", help="write a table for an issue; - prints it")
     ] = None,
 ) -> None:
     """Wire frames, detector and map together; drive; show and keep the result."""
-    from progeo_edge import atomic
     from progeo_edge.benchmark.machine import describe_machine
-    from progeo_edge.benchmark.plot_file import check_plot_path
+    from progeo_edge.benchmark.plot import check_plot_path
     from progeo_edge.benchmark.result_file import new_result, write_result
     from progeo_edge.benchmark.soak.figures import figures_of
     from progeo_edge.benchmark.soak.run import Plan
     from progeo_edge.benchmark.soak.schedule import Disturbances
     from progeo_edge.benchmark.soak.show import markdown, save_plot, table_of
+    from progeo_edge.cli.bench_tables import check_writable, write_block
     from progeo_edge.config import load_config
     from progeo_edge.detector import LoopDetector
     from progeo_edge.encoders import load_encoder
     from progeo_edge.map_store import MapStore
 
+    check_writable(json_file)
+    check_writable(markdown_file)
     if plot_file is not None:
         check_plot_path(plot_file)
+    machine = describe_machine()
     disturbances = Disturbances(drop, pauses_per_hour, bursts_per_hour=bursts_per_hour)
     plan = Plan(hours_equivalent, rate_hz, speed_up, real_time, seed, disturbances)
     config = load_config(overrides=settings or ())
-    choices: dict[str, Any] = {} if encoder == "vlad" else {"backend": backend, "precision": precision}
-    model = load_encoder(encoder, **choices)
+    model = load_encoder(
+        encoder, backend=backend, precision=precision, threads=config.encoder.threads, spin=config.encoder.spin
+    )
     frames, cameras, origin = _frames(source, camera, num_frames, rate_hz)
     with (
         TemporaryDirectory(prefix="progeo-soak-") as folder,
@@ -104,12 +112,12 @@ def soak(
         "bursts_per_hour": bursts_per_hour,
         "settings": ", ".join(settings) if settings else None,
     }
-    result = new_result("soak", options, describe_machine(), figures)
+    result = new_result("soak", options, machine, figures)
     console().print(table_of(figures))
     if json_file is not None:
         write_result(json_file, result)
     if markdown_file is not None:
-        atomic.write_text(markdown_file, markdown(figures, options, result.machine))
+        write_block(markdown(result), markdown_file)
     if plot_file is not None:
         save_plot(figures, plot_file)
 

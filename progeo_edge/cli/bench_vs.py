@@ -65,18 +65,18 @@ def vs(
     json_file: Annotated[Path | None, typer.Option("--json", help="write the result to this file")] = None,
     plot_file: Annotated[Path | None, typer.Option("--plot", help="draw it: .png, .svg or .pdf")] = None,
     markdown_file: Annotated[
-        Path | None, typer.Option("--markdown", help="write tables to paste into an issue")
+        Path | None, typer.Option("--markdown", help="write tables for an issue; - prints them")
     ] = None,
 ) -> None:
     """Wire the job together, run it, show and keep the result."""
-    from progeo_edge import atomic
-    from progeo_edge.benchmark.plot_file import check_plot_path
+    from progeo_edge.benchmark.plot import check_plot_path
     from progeo_edge.benchmark.result_file import write_result
     from progeo_edge.benchmark.versus.interleaving import Pace
     from progeo_edge.benchmark.versus.job import Job, parse_parts, parse_sizes
     from progeo_edge.benchmark.versus.plots import save_plot
     from progeo_edge.benchmark.versus.run import run_job
     from progeo_edge.benchmark.versus.tables import markdown
+    from progeo_edge.cli.bench_tables import check_writable, write_block
 
     job = Job(
         model=encoder,
@@ -97,6 +97,8 @@ def vs(
         compiled=compiled and not quick,
         extra_peers=_named(peers or ()),
     )
+    check_writable(json_file)
+    check_writable(markdown_file)
     if plot_file is not None:
         check_plot_path(plot_file)
     comparisons: list[Comparison] = []
@@ -111,7 +113,7 @@ def vs(
     if json_file is not None:
         write_result(json_file, result)
     if markdown_file is not None:
-        atomic.write_text(markdown_file, markdown(comparisons, result.machine))
+        write_block(markdown(comparisons, result), markdown_file)
     if plot_file is not None:
         save_plot(comparisons, plot_file)
 

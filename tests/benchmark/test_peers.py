@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from progeo_edge.benchmark.memory import own_mb, resident_mb
 from progeo_edge.benchmark.peers.peer import pack, peer_class, unpack
 from progeo_edge.benchmark.peers.process import PeerGoneError, PeerProcess, last_words
-from progeo_edge.benchmark.peers.resident import own_mb, resident_mb
 from progeo_edge.benchmark.versus.comparison import Comparison
 from progeo_edge.benchmark.versus.interleaving import Contender, Pace, answers_of, measure, opened, rotated
 from progeo_edge.errors import InputError

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from progeo_edge.benchmark.memory import own_mb
 from progeo_edge.benchmark.peers.frames import search_product
 from progeo_edge.benchmark.peers.peer import Step
-from progeo_edge.benchmark.peers.resident import own_mb
 
 SEARCH = "search"
 HNSW_M, HNSW_EF_CONSTRUCTION, HNSW_EF = 16, 200, 80

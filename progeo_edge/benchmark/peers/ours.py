@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -80,9 +79,7 @@ def as_pixels(spec: Preprocess) -> Preprocess:
 def _choices(settings: Mapping[str, Any]) -> dict[str, Any]:
     if settings["model"] == "vlad":
         return {}
-    given = {name: settings.get(name) for name in ("backend", "precision", "threads")}
-    known = inspect.signature(load_encoder).parameters
-    return {name: value for name, value in given.items() if value is not None and name in known}
+    return {name: settings[name] for name in ("backend", "precision", "threads") if settings.get(name) is not None}
 
 
 def _preprocess_of(settings: Mapping[str, Any]) -> Preprocess | None:

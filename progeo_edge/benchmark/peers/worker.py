@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from progeo_edge.benchmark.memory import own_mb, resident_mb
 from progeo_edge.benchmark.peers.peer import Peer, pack, peer_class
-from progeo_edge.benchmark.peers.resident import own_mb, resident_mb
 from progeo_edge.errors import ProgeoError
 
 Reply = Callable[[Mapping[str, Any]], None]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from progeo_edge.benchmark.peers.resident import own_mb, resident_mb
+from progeo_edge.benchmark.memory import own_mb, resident_mb
 
 NUM_SAMPLES = 400
 """Samples of memory over a whole run."""

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from progeo_edge.atomic import replacing
+from progeo_edge.benchmark.result_file import BenchmarkResult
+from progeo_edge.benchmark.rows import machine_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,7 +62,7 @@ def lines_of(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
                 + ("" if memory["per_keyframe_kib"] is None else f", {memory['per_keyframe_kib']:.1f} KiB per keyframe")
                 + f"; samples scatter by {memory['noise_mb']:.1f} MB",
             ),
-            ("explained by the map", _explained(memory)),
+            ("since it settled", _explained(memory)),
         ]
     if map_ is not None:
         lines.append(
@@ -83,13 +85,13 @@ def table_of(figures: Mapping[str, Any]) -> Table:
     return table
 
 
-def markdown(figures: Mapping[str, Any], options: Mapping[str, Any], machine: Mapping[str, Any]) -> str:
-    """To paste into an issue."""
-    cpu = machine.get("cpu") or {}
-    told = ", ".join(f"{name} {value}" for name, value in options.items() if value is not None)
-    lines = ["## progeo-bench soak", "", f"Machine: {cpu.get('model') or 'unknown processor'}. Options: {told}.", ""]
-    lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in lines_of(figures)), ""]
-    return "\n".join(lines)
+def markdown(result: BenchmarkResult) -> str:
+    """To paste into an issue; it holds names of files but no paths."""
+    told = ", ".join(f"{name} {value}" for name, value in result.options.items() if value is not None)
+    lines = [f"**progeo-bench soak**, progeo-edge {result.progeo_edge}, {result.date}", ""]
+    lines += [*(f"- {line}" for line in machine_lines(result.machine)), f"- options: {told}", ""]
+    lines += ["| soak | |", "|---|---|", *(f"| {name} | {value} |" for name, value in lines_of(result.figures))]
+    return "\n".join(lines) + "\n"
 
 
 def save_plot(figures: Mapping[str, Any], path: Path) -> None:
@@ -111,7 +113,7 @@ def draw_latency(axes: Axes, figures: Mapping[str, Any]) -> None:
     axes.plot(course["hours"], course["p50_ms"], color=_INK, lw=1.6, label="median")
     axes.set_ylim(bottom=0)
     axes.set_ylabel("ms per keyframe")
-    axes.legend(loc="upper left", frameon=False, ncols=2, fontsize=8)
+    axes.legend(loc="lower right", frameon=False, ncols=2, fontsize=8)
     times = figures["keyframe_ms"]
     if times is not None and times["drift"] is not None:
         ratio = _ratio(times["drift"]["last_over_first"])
@@ -155,8 +157,8 @@ def _ratio(ratio: Mapping[str, float]) -> str:
 
 
 def _explained(memory: Mapping[str, Any]) -> str:
-    verdict = "yes" if memory["is_explained"] else "NO, look for a leak"
-    return f"{verdict}: {memory['grown_mb']:.1f} MB grown, {memory['explained_mb']:.1f} MB by its keyframes"
+    verdict = "" if memory["is_explained"] else ": NOT explained, look for a leak"
+    return f"{memory['grown_mb']:.1f} MB grown, the keyframes explain up to {memory['explained_mb']:.1f}{verdict}"
 
 
 def _counts(statuses: Mapping[str, int]) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from progeo_edge.benchmark.memory import available_mb
 from progeo_edge.benchmark.peers.indexes import HNSW_EF, HNSW_EF_CONSTRUCTION, HNSW_M, SEARCH
-from progeo_edge.benchmark.system_files import read_text
 from progeo_edge.benchmark.versus.comparison import Comparison
 from progeo_edge.benchmark.versus.inputs import Vectors, random_vectors, real_vectors, save
 from progeo_edge.benchmark.versus.interleaving import Contender, Field, Progress, answers_of, measure, opened
@@ -119,20 +119,11 @@ def _who_fits(
             )
         else:
             kept.append(one)
-    free = available_bytes()
-    each = BUILD_MEMORY * num_bytes
-    room = len(kept) if free is None else int(0.9 * free // each)
+    free_mb, each_mb = available_mb(), BUILD_MEMORY * num_bytes / 1e6
+    room = len(kept) if free_mb is None else int(0.9 * free_mb // each_mb)
     for one in kept[room:]:
-        absent[one.name] = f"{each / 1e9:.1f} GB each, and {(free or 0) / 1e9:.1f} GB of memory are free for all"
+        absent[one.name] = f"{each_mb:.0f} MB each do not fit into the {free_mb or 0:.0f} MB that are free for all"
     return absent, kept[:room]
-
-
-def available_bytes() -> int | None:
-    """Memory that programs may still take; None where the system does not say."""
-    for line in (read_text(Path("/proc/meminfo")) or "").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
 
 
 def _recalls(entered: Field, names: Sequence[str], vectors: Vectors) -> dict[str, dict[str, float]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from progeo_edge.atomic import replacing
-from progeo_edge.benchmark.plot_file import check_plot_path
+from progeo_edge.benchmark.plot import check_plot_path
 from progeo_edge.benchmark.versus.comparison import Comparison
 from progeo_edge.benchmark.versus.tables import fastest_first, number, ratio_text
 

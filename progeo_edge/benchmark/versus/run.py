@@ -39,6 +39,7 @@ def run_job(job: Job, progress: Progress, finished: Finished) -> BenchmarkResult
     Raises:
         ProgeoError: a model, a source or a file of descriptors cannot be used.
     """
+    machine = describe_machine()
     comparisons: list[Comparison] = []
 
     def keep(done: Sequence[Comparison]) -> None:
@@ -57,13 +58,7 @@ def run_job(job: Job, progress: Progress, finished: Finished) -> BenchmarkResult
         keep(compare_cold_starts(job, frames, progress))
     if "index" in job.parts:
         keep(compare_indexes(job, _real_descriptors(job, progress), progress))
-    return as_result(job, comparisons)
-
-
-def as_result(job: Job, comparisons: Sequence[Comparison]) -> BenchmarkResult:
-    """For the file."""
-    figures = {"comparisons": [one.as_json() for one in comparisons]}
-    return new_result("vs", _options(job), describe_machine(), figures)
+    return new_result("vs", _options(job), machine, {"comparisons": [one.as_json() for one in comparisons]})
 
 
 def _frames(job: Job) -> Frames:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from progeo_edge.benchmark.result_file import BenchmarkResult
+from progeo_edge.benchmark.rows import machine_lines
 from progeo_edge.benchmark.statistics import Ratio
 from progeo_edge.benchmark.versus.comparison import Comparison, Row
 
@@ -38,9 +40,10 @@ def remarks(comparison: Comparison) -> list[str]:
     return [*comparison.notes, *absent]
 
 
-def markdown(comparisons: Sequence[Comparison], machine: Mapping[str, Any]) -> str:
-    """Everything as Markdown."""
-    lines = ["## progeo-bench --vs", "", f"Machine: {_machine(machine)}.", ""]
+def markdown(comparisons: Sequence[Comparison], result: BenchmarkResult) -> str:
+    """Everything as Markdown, without paths."""
+    lines = [f"**progeo-bench vs**, progeo-edge {result.progeo_edge}, {result.date}", ""]
+    lines += [*(f"- {line}" for line in machine_lines(result.machine)), ""]
     lines += [
         "Times in milliseconds. *times ours*: how many times as long as the fastest of ours (in bold), the median over "
         "the rounds of one interleaved run, and its smallest and largest round.",
@@ -98,8 +101,3 @@ def number(value: float | None) -> str:
         return f"{value:.0f}"
     text = f"{value:.3g}"
     return f"{value:.5f}" if "e" in text else text
-
-
-def _machine(machine: Mapping[str, Any]) -> str:
-    cpu = machine.get("cpu") or {}
-    return f"{cpu.get('model') or 'unknown processor'}, {cpu.get('count') or '?'} processors"
