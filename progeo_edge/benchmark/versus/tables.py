@@ -13,6 +13,9 @@ from progeo_edge.benchmark.versus.comparison import Comparison, Row
 if TYPE_CHECKING:
     from rich.table import Table
 
+RATIO_COLUMN = 4
+"""Columns after it have long heads, which may be broken."""
+
 _FACTS = {
     "index": {"build_s": "build s", "memory_mb": "MB"},
     "frame to candidates": {"resident_mb": "MB"},
@@ -28,7 +31,7 @@ def table_of(comparison: Comparison) -> Table:
     head, rows = _cells(comparison)
     table = Table(title=Text(f"{comparison.group}: {comparison.case}"), title_justify="left")
     for number, name in enumerate(head):
-        table.add_column(name, justify="left" if number == 0 else "right", no_wrap=number > 0)
+        table.add_column(name, justify="left" if number == 0 else "right", no_wrap=number <= RATIO_COLUMN)
     for row, cells in zip(fastest_first(comparison), rows, strict=True):
         table.add_row(*(Text(cell) for cell in cells), style="bold" if row is comparison.ours else None)
     return table
