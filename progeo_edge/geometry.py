@@ -35,7 +35,7 @@ def invert(T_a_b: Transform) -> Transform:
 
 def skew(v: ArrayLike) -> FloatArray:
     """Vector (3,) to the (3, 3) matrix that multiplies a vector u to the cross product v x u."""
-    x, y, z = np.asarray(v, dtype=np.float64)
+    x, y, z = np.asarray(v, dtype=np.float64).tolist()
     return np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
 
 
@@ -201,20 +201,45 @@ class Camera:
 
     def project(self, points_m: ArrayLike) -> FloatArray:
         """(N, 3) points in the optical frame (z > 0) to (N, 2) distorted pixels."""
-        points = np.asarray(points_m, dtype=np.float64).reshape(-1, 1, 3)
+        points = np.asarray(points_m, dtype=np.float64).reshape(-1, 3)
         if len(points) == 0:
             return np.zeros((0, 2))
+        if self._is_ideal:  # several times faster than OpenCV for the few hundred points of a verification
+            return np.asarray(points[:, :2] / points[:, 2:] @ self.K[:2, :2].T + self.K[:2, 2])
         zero = np.zeros(3)
         if self.model == "fisheye":
-            return cast(
-                FloatArray, cv2.fisheye.projectPoints(points, zero, zero, self.K, self.distortion)[0].reshape(-1, 2)
-            )
-        return cast(FloatArray, cv2.projectPoints(points, zero, zero, self.K, self._coefficients())[0].reshape(-1, 2))
+            pixels = cv2.fisheye.projectPoints(points.reshape(-1, 1, 3), zero, zero, self.K, self.distortion)[0]
+        else:
+            pixels = cv2.projectPoints(points.reshape(-1, 1, 3), zero, zero, self.K, self._coefficients())[0]
+        return cast(FloatArray, pixels.reshape(-1, 2))
+
+    def project_slopes(self, points_m: ArrayLike) -> FloatArray:
+        """(N, 2, 3) derivatives of `project` by the points (N, 3), in pixels per metre."""
+        points = np.asarray(points_m, dtype=np.float64).reshape(-1, 3)
+        if len(points) == 0:
+            return np.zeros((0, 2, 3))
+        if self._is_ideal:
+            by_plane = self.K[:2, :2] / points[:, 2, None, None]
+            plane = points[:, :2] / points[:, 2:]
+            return np.concatenate([by_plane, -by_plane @ plane[:, :, None]], axis=2)
+        zero = np.zeros(3)
+        if self.model == "fisheye":
+            slopes = cv2.fisheye.projectPoints(points.reshape(-1, 1, 3), zero, zero, self.K, self.distortion)[1]
+            by_translation = slopes[:, 11:14]  # after 2 focal lengths, 2 centres, 4 coefficients, 3 rotations
+        else:
+            slopes = cv2.projectPoints(points.reshape(-1, 1, 3), zero, zero, self.K, self._coefficients())[1]
+            by_translation = slopes[:, 3:6]  # after 3 rotations
+        return np.asarray(by_translation.reshape(-1, 2, 3), dtype=np.float64)
 
     @property
     def focal_px(self) -> float:
         """Mean focal length in pixels."""
         return float(0.5 * (self.K[0, 0] + self.K[1, 1]))
+
+    @property
+    def _is_ideal(self) -> bool:
+        """Whether nothing but K lies between a point and its pixel."""
+        return self.model == "pinhole" and not np.any(self.distortion)
 
     def _coefficients(self) -> FloatArray | None:
         return self.distortion if self.distortion.size else None

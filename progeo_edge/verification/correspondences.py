@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,10 +43,16 @@ class View:
     points_m: FloatArray
     depth_sigma_m: FloatArray
 
+    @cached_property
+    def homogeneous(self) -> FloatArray:
+        """(N, 3) plane coordinates x/z, y/z, 1."""
+        return homogeneous(self.plane)
+
+    @cached_property
     def rays(self) -> FloatArray:
         """(N, 3) unit vectors towards the keypoints, in the optical frame."""
-        rays = np.column_stack([self.plane, np.ones(len(self.plane))])
-        return np.asarray(rays / np.linalg.norm(rays, axis=1, keepdims=True))
+        lengths = np.sqrt(np.einsum("ni,ni->n", self.homogeneous, self.homogeneous))
+        return np.asarray(self.homogeneous / lengths[:, None])
 
     def subset(self, keep: NDArray[np.bool_]) -> View:
         """The chosen matches only."""
@@ -106,6 +113,13 @@ def make_view(features: LocalFeatures, indices: NDArray[np.intp], camera: Camera
         points_m = features.points_m[indices].astype(np.float64)
     depth_sigma_m = _depth_sigma(points_m[:, 2], features.point_scale_source, camera)
     return View(camera, working_px, sigma_px, _plane(working_px, camera), points_m, depth_sigma_m)
+
+
+def homogeneous(points: FloatArray) -> FloatArray:
+    """(N, 2) points with a third coordinate 1."""
+    result = np.ones((len(points), 3))
+    result[:, :2] = points
+    return result
 
 
 def finite_rows(values: FloatArray) -> NDArray[np.bool_]:

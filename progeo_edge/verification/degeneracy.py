@@ -119,13 +119,14 @@ def _rotation_only(matches: Correspondences, pose: TwoView, config: Verification
 
 def _parallax_rad(matches: Correspondences, rotation: FloatArray) -> FloatArray:
     """(N,) angles that are left between the rays once the query is turned into the reference."""
-    a, b = matches.query.rays() @ rotation.T, matches.reference.rays()
-    return np.asarray(np.arctan2(np.linalg.norm(np.cross(a, b), axis=1), (a * b).sum(axis=1)))
+    a, b = matches.query.rays @ rotation.T, matches.reference.rays
+    # Of unit vectors: half the angle has half their difference as its sine, which is exact for small angles too.
+    return np.asarray(2.0 * np.arcsin(np.minimum(0.5 * np.sqrt(((a - b) ** 2).sum(axis=1)), 1.0)))
 
 
 def _fit_rotation(matches: Correspondences, start: FloatArray, tolerance_rad: float) -> FloatArray:
     """Least squares rotation of rays (Kabsch 1976), trimmed to the better half or the tolerance."""
-    a, b = matches.query.rays(), matches.reference.rays()
+    a, b = matches.query.rays, matches.reference.rays
     rotation = start
     for _ in range(5):
         error = _parallax_rad(matches, rotation)
@@ -145,6 +146,6 @@ def _pose_of_rotation(matches: Correspondences, rotation: FloatArray, tolerance_
 
 def _rotation_hessian(matches: Correspondences) -> FloatArray:
     """Information of a rotation from rays with an error of one pixel: sum of f^2 (I - a a^T), in the query's frame."""
-    rays = matches.query.rays()
+    rays = matches.query.rays
     weight = matches.focal_px**2 / (matches.query.sigma_px**2 + matches.reference.sigma_px**2)
     return np.asarray(weight.sum() * np.eye(3) - np.einsum("n,ni,nj->ij", weight, rays, rays))

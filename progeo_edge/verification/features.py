@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 import cv2
 import numpy as np
@@ -19,8 +20,13 @@ ORB_PATCH_PX = 31
 
 _LEVELS = 8
 _OVERSAMPLING = 3
-_FAST_THRESHOLD = 5
+_FAST_THRESHOLD_DIM = 5
 """Low, as the strongest are chosen afterwards: at 20 a dim hall at 160x120 gives 150 keypoints, at 5 1200."""
+
+_FAST_THRESHOLD_RICH = 20
+_RICH = 0.65
+"""Corners of the working image above the higher threshold, as a share of `max_features`, from which on a picture is
+rich: its pyramid then holds twice as many of them as are wanted, and all the weaker ones would be found in vain."""
 
 _SIFT_CONTRAST = 0.01
 _GRID_COLUMNS = 16
@@ -33,6 +39,7 @@ class FeatureExtractor:
         """Args: config: detector, number of features and working size."""
         self._config = config
         self._detector = _make_detector(config)
+        self._probe = cv2.FastFeatureDetector.create(_FAST_THRESHOLD_RICH)
 
     def extract(
         self,
@@ -69,7 +76,7 @@ class FeatureExtractor:
         mask_working = _resize_mask(mask, grey.shape, working.shape)
         keypoints, descriptors = self._describe(working, self._detect(working, mask_working))
         positions_px = _original_pixels(keypoints, self._config.detector, grey.shape, working.shape)
-        sizes_px = np.array([keypoint.size for keypoint in keypoints], dtype=np.float32) / np.float32(scale)
+        sizes_px = _each("size", keypoints) / np.float32(scale)
         points_m, source = None, ScaleSource.NONE
         if camera is not None and depth_m is not None:
             camera = camera.for_image_size(width, height)
@@ -91,8 +98,15 @@ class FeatureExtractor:
     def _detect(self, working: Image, mask: NDArray[np.uint8] | None) -> list[cv2.KeyPoint]:
         if min(working.shape) < ORB_PATCH_PX:
             return []
-        keypoints = list(self._detector.detect(working, mask))
-        return _spread(keypoints, working.shape, self._config.max_features)
+        if isinstance(self._detector, cv2.ORB):
+            self._detector.setFastThreshold(self._fast_threshold(working, mask))
+        return _spread(self._detector.detect(working, mask), working.shape, self._config.max_features)
+
+    def _fast_threshold(self, working: Image, mask: NDArray[np.uint8] | None) -> int:
+        """A quarter of a millisecond of looking halves the time that a rich picture takes."""
+        num_corners = len(self._probe.detect(working, mask))
+        is_rich = num_corners >= _RICH * self._config.max_features
+        return _FAST_THRESHOLD_RICH if is_rich else _FAST_THRESHOLD_DIM
 
     def _describe(
         self, working: Image, keypoints: Sequence[cv2.KeyPoint]
@@ -155,7 +169,7 @@ def _make_detector(config: VerificationConfig) -> cv2.Feature2D:
         return cv2.ORB.create(
             nfeatures=_OVERSAMPLING * config.max_features,
             nlevels=_LEVELS,
-            fastThreshold=_FAST_THRESHOLD,
+            fastThreshold=_FAST_THRESHOLD_DIM,
             patchSize=ORB_PATCH_PX,
         )
     return cv2.SIFT.create(nfeatures=_OVERSAMPLING * config.max_features, contrastThreshold=_SIFT_CONTRAST)
@@ -179,21 +193,26 @@ def _resize_mask(
     return np.asarray(resized, dtype=np.uint8)
 
 
-def _spread(keypoints: list[cv2.KeyPoint], shape: tuple[int, ...], count: int) -> list[cv2.KeyPoint]:
+def _spread(keypoints: Sequence[cv2.KeyPoint], shape: tuple[int, ...], count: int) -> list[cv2.KeyPoint]:
     """The strongest of every grid cell first, then every cell's second, and so on, until `count` are taken."""
     if len(keypoints) <= count:
-        return keypoints
+        return list(keypoints)
+    strongest_first = np.argsort(-_each("response", keypoints), kind="stable")
     cell_px = shape[1] / _GRID_COLUMNS
-    columns, rows = np.floor(np.asarray(cv2.KeyPoint.convert(keypoints)) / cell_px).astype(np.int64).T
-    cells = rows * _GRID_COLUMNS + columns
-    response = np.array([keypoint.response for keypoint in keypoints])
-    by_cell = np.lexsort((-response, cells))
+    columns, rows = np.floor(np.asarray(cv2.KeyPoint.convert(keypoints)) / cell_px).astype(np.uint16)[strongest_first].T
+    cells = rows * np.uint16(_GRID_COLUMNS) + columns  # 16 bits are sorted by radix, several times faster
+    by_cell = np.argsort(cells, kind="stable")
     starts = np.concatenate([[0], np.flatnonzero(np.diff(cells[by_cell])) + 1])
     lengths = np.diff(np.append(starts, len(by_cell)))
-    rank = np.empty(len(keypoints), dtype=np.int64)
-    rank[by_cell] = np.arange(len(by_cell)) - np.repeat(starts, lengths)
-    chosen = np.lexsort((-response, rank))[:count]
+    rank = np.empty(len(keypoints), dtype=np.uint16)
+    rank[by_cell] = np.minimum(np.arange(len(by_cell)) - np.repeat(starts, lengths), 65_535)
+    chosen = strongest_first[np.argsort(rank, kind="stable")[:count]]
     return [keypoints[index] for index in chosen]
+
+
+def _each(attribute: str, keypoints: Sequence[cv2.KeyPoint]) -> NDArray[np.float32]:
+    """(N,) one attribute of all keypoints."""
+    return np.fromiter(map(attrgetter(attribute), keypoints), dtype=np.float32, count=len(keypoints))
 
 
 def _root_sift(descriptors: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -211,6 +230,6 @@ def _original_pixels(
     factor = np.array([shape[1] / working_shape[1], shape[0] / working_shape[0]], dtype=np.float32)
     working_px = np.array(cv2.KeyPoint.convert(list(keypoints)), dtype=np.float32)
     if kind == "orb":  # OpenCV multiplies positions by the scale of their pyramid level and forgets that half pixel
-        level_scale = np.array([keypoint.size for keypoint in keypoints], dtype=np.float32) / ORB_PATCH_PX
+        level_scale = _each("size", keypoints) / np.float32(ORB_PATCH_PX)
         working_px += np.float32(0.5) * (level_scale[:, None] - np.float32(1.0))
     return np.asarray((working_px + 0.5) * factor - 0.5, dtype=np.float32)

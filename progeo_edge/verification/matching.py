@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from progeo_edge.errors import InputError
 from progeo_edge.types import LocalFeatures
+from progeo_edge.verification import hamming
 
 Matches = tuple[NDArray[np.intp], NDArray[np.intp]]
 """Indices into the query's and the reference's keypoints, the most distinctive match first."""
@@ -16,7 +16,8 @@ Matches = tuple[NDArray[np.intp], NDArray[np.intp]]
 def match_features(query: LocalFeatures, reference: LocalFeatures, *, ratio: float, cross_check: bool) -> Matches:
     """Nearest neighbours that pass the ratio test (Lowe, IJCV 2004) and, if asked, are nearest both ways.
 
-    A reference keypoint is used once: without the cross-check its most distinctive query keypoint keeps it.
+    Nearest both ways means that no other query keypoint is nearer to the reference keypoint: distances decide, so that
+    every search gives the same matches. A reference keypoint is used once, by its most distinctive query keypoint.
 
     Raises:
         InputError: the features are of different kinds (ORB and SIFT).
@@ -35,8 +36,9 @@ def match_features(query: LocalFeatures, reference: LocalFeatures, *, ratio: flo
     found = neighbours[passed, 0]
     if cross_check and len(passed):
         # Only the survivors are searched backwards: a fraction of the cost of a full second pass.
-        backward = _nearest(reference.descriptors[found], query.descriptors, query.kind, 1)[1][:, 0]
-        passed, found = passed[backward == passed], found[backward == passed]
+        backward = _nearest(reference.descriptors[found], query.descriptors, query.kind, 1)[0][:, 0]
+        mutual = backward >= distances[passed, 0]
+        passed, found = passed[mutual], found[mutual]
     _, first = np.unique(found, return_index=True)
     first = np.sort(first)
     return passed[first], found[first]
@@ -46,8 +48,8 @@ def _nearest(
     a: NDArray[np.uint8], b: NDArray[np.uint8], kind: str, k: int
 ) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
     if kind == "orb":
-        distances, neighbours = cv2.batchDistance(a, b, cv2.CV_32S, normType=cv2.NORM_HAMMING, K=k)
-        return distances.astype(np.float32), neighbours.astype(np.intp)
+        distances, neighbours = hamming.nearest(a, b, k)
+        return distances.astype(np.float32), neighbours
     return _nearest_euclidean(a.astype(np.float32), b.astype(np.float32), k)
 
 

@@ -14,7 +14,7 @@ from progeo_edge.geometry import FloatArray, invert, make_transform, rotation_an
 from progeo_edge.types import Transform
 from progeo_edge.verification.correspondences import Correspondences, View, finite_rows
 from progeo_edge.verification.refinement import Refined, refine
-from progeo_edge.verification.two_view import Mask, consistent
+from progeo_edge.verification.two_view import Mask, consistent, enough_samples
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +28,9 @@ wrong depth, and so near to the other camera it would outweigh all others."""
 
 _LEVERAGE = 1.5
 _RANSAC_ITERATIONS = 300
+_SAMPLE = 4
+"""Three points for AP3P, and one that chooses among its solutions."""
+
 _ROUNDS = 2
 
 
@@ -62,9 +65,25 @@ class _Projection:
     whitening: FloatArray
     into_query: bool
 
-    def residuals(self, T_reference_query: Transform) -> FloatArray:
-        predicted_px = _project(self.points_m, self.observer, T_reference_query, self.into_query)
-        return np.asarray(np.einsum("nij,nj->ni", self.whitening, predicted_px - self.observer.working_px))
+    def linearise(self, T_reference_query: Transform) -> tuple[FloatArray, FloatArray]:
+        """(N, 2) whitened residuals and (N, 2, 6) their derivatives by a step of `_plus`."""
+        if self.observer.camera is None:
+            raise ValueError("points are projected only between calibrated views")
+        moved = _transformed(self.points_m, T_reference_query, self.into_query)
+        behind = moved[:, 2] < _MIN_Z_M
+        moved[behind, 2] = _MIN_Z_M
+        error_px = self.observer.camera.project(moved) - self.observer.working_px
+        by_point = self.observer.camera.project_slopes(moved)
+        by_point[behind, :, 2] = 0.0
+        by_step = by_point @ self._point_slopes(T_reference_query, moved)
+        return (self.whitening @ error_px[:, :, None])[:, :, 0], self.whitening @ by_step
+
+    def _point_slopes(self, T_reference_query: Transform, moved_m: FloatArray) -> FloatArray:
+        """(N, 3, 6) derivatives of the points in the observer's frame by a step of `_plus`."""
+        if self.into_query:  # exp(-step) y = y - step[:3] + y x step[3:]
+            return np.concatenate([np.broadcast_to(-np.eye(3), (len(moved_m), 3, 3)), _skews(moved_m)], axis=2)
+        R = T_reference_query[:3, :3]  # R (p + step[:3] - p x step[3:]) + t
+        return np.concatenate([np.broadcast_to(R, (len(moved_m), 3, 3)), -R @ _skews(self.points_m)], axis=2)
 
 
 def estimate_metric(matches: Correspondences, config: VerificationConfig) -> MetricPose | None:
@@ -111,15 +130,19 @@ def estimate_metric(matches: Correspondences, config: VerificationConfig) -> Met
     )
 
 
-def has_points(matches: Correspondences, inliers: Mask) -> bool:
-    """Whether one of the views has enough points for a pose in metres."""
-    counts = [(inliers & _known(view)).sum() for view in (matches.reference, matches.query)]
+def has_points(matches: Correspondences, inliers: Mask | None = None) -> bool:
+    """Whether one of the views has enough points for a pose in metres, among all matches or the inliers."""
+    counts = [np.count_nonzero(_known(view)[slice(None) if inliers is None else inliers]) for view in _views(matches)]
     return bool(max(counts) >= MIN_POINTS)
 
 
 def with_points(matches: Correspondences) -> Mask:
     """(N,) True where one of the views has a point."""
     return _known(matches.reference) | _known(matches.query)
+
+
+def _views(matches: Correspondences) -> tuple[View, View]:
+    return matches.reference, matches.query
 
 
 def _known(view: View) -> Mask:
@@ -137,13 +160,16 @@ def _one_way(matches: Correspondences, into_query: bool, config: VerificationCon
     if keep.sum() < MIN_POINTS:
         return None
     f = matches.focal_px
+    num_points = int(keep.sum())
+    least = max(MIN_POINTS, config.min_inliers - np.count_nonzero(~with_points(matches)))
+    samples = enough_samples(num_points, min(least, num_points), _SAMPLE, config)
     try:
         found, rvec, tvec, chosen = cv2.solvePnPRansac(
             owner.points_m[keep],
             f * observer.plane[keep],
             np.diag([f, f, 1.0]),
             None,
-            iterationsCount=_RANSAC_ITERATIONS,
+            iterationsCount=min(samples, _RANSAC_ITERATIONS),
             reprojectionError=config.max_error_px,
             confidence=config.confidence,
             flags=cv2.SOLVEPNP_AP3P,
@@ -157,7 +183,7 @@ def _one_way(matches: Correspondences, into_query: bool, config: VerificationCon
     T = invert(T_observer_owner) if into_query else T_observer_owner
     keep[np.flatnonzero(keep)[np.setdiff1d(np.arange(keep.sum()), chosen.ravel())]] = False
     projection = _projection(matches.subset(keep), into_query, T)
-    return refine(projection.residuals, _plus, T, 6).state
+    return refine(projection.linearise, _plus, T).state
 
 
 def _agree(T: Transform, other: Transform, config: VerificationConfig) -> bool:
@@ -171,10 +197,11 @@ def _refine_jointly(matches: Correspondences, T: Transform) -> Refined[Transform
     both = [_projection(matches, into_query, T) for into_query in (True, False)]
     projections = [projection for projection in both if len(projection.points_m)]
 
-    def residuals(T_reference_query: Transform) -> FloatArray:
-        return np.concatenate([projection.residuals(T_reference_query) for projection in projections])
+    def linearise(T_reference_query: Transform) -> tuple[FloatArray, FloatArray]:
+        parts = [projection.linearise(T_reference_query) for projection in projections]
+        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
-    return refine(residuals, _plus, T, 6)
+    return refine(linearise, _plus, T)
 
 
 def _dominating(matches: Correspondences, refined: Refined[Transform]) -> Mask:
@@ -192,11 +219,9 @@ def _dominating(matches: Correspondences, refined: Refined[Transform]) -> Mask:
         if len(projection.points_m) == 0:
             continue
         owner, observer = _sides(matches, into_query)
-        current = projection.residuals(refined.state)
-        steps = [projection.residuals(_plus(refined.state, 1e-6 * axis)) - current for axis in np.eye(6)]
-        jacobian = np.stack(steps, axis=-1) / 1e-6
+        jacobian = projection.linearise(refined.state)[1]
         rows = np.flatnonzero(_known(owner) & finite_rows(observer.plane))
-        leverage[rows] = np.maximum(leverage[rows], np.einsum("nmi,ij,nmj->n", jacobian, information, jacobian))
+        leverage[rows] = np.maximum(leverage[rows], ((jacobian @ information) * jacobian).sum(axis=(1, 2)))
     return leverage > _LEVERAGE
 
 
@@ -216,9 +241,19 @@ def _projection(matches: Correspondences, into_query: bool, T: Transform) -> _Pr
     z_observer = np.maximum(_transformed(owner.points_m, T, into_query)[:, 2], _MIN_Z_M)
     magnification = _focal(observer) * owner.points_m[:, 2] / (_focal(owner) * z_observer)
     variance = observer.sigma_px**2 + (owner.sigma_px * magnification) ** 2
-    covariance = variance[:, None, None] * np.eye(2) + np.einsum("ni,nj->nij", depth_px, depth_px)
-    whitening = np.linalg.inv(np.linalg.cholesky(covariance))
-    return _Projection(owner.points_m, observer, whitening, into_query)
+    return _Projection(owner.points_m, observer, _whitening(variance, depth_px), into_query)
+
+
+def _whitening(variance: FloatArray, along: FloatArray) -> FloatArray:
+    """(N, 2, 2) inverses of the Cholesky factors of variance (N,) times the identity plus along along^T (N, 2)."""
+    x = np.sqrt(variance + along[:, 0] ** 2)
+    both = along[:, 0] * along[:, 1] / x
+    y = np.sqrt(variance + along[:, 1] ** 2 - both**2)
+    whitening = np.zeros((len(variance), 2, 2))
+    whitening[:, 0, 0] = 1.0 / x
+    whitening[:, 1, 0] = -both / (x * y)
+    whitening[:, 1, 1] = 1.0 / y
+    return whitening
 
 
 def _error_px(matches: Correspondences, T: Transform) -> FloatArray:
@@ -249,6 +284,15 @@ def _project(points_m: FloatArray, observer: View, T_reference_query: Transform,
 def _transformed(points_m: FloatArray, T_reference_query: Transform, into_query: bool) -> FloatArray:
     T = invert(T_reference_query) if into_query else T_reference_query
     return np.asarray(points_m @ T[:3, :3].T + T[:3, 3])
+
+
+def _skews(vectors: FloatArray) -> FloatArray:
+    """(N, 3, 3) matrices that multiply a vector to the cross product from the left."""
+    result = np.zeros((len(vectors), 3, 3))
+    for row, column, axis in ((1, 2, 0), (2, 0, 1), (0, 1, 2)):
+        result[:, row, column] = -vectors[:, axis]
+        result[:, column, row] = vectors[:, axis]
+    return result
 
 
 def _focal(view: View) -> float:

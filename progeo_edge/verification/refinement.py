@@ -10,7 +10,6 @@ import numpy as np
 
 from progeo_edge.geometry import FloatArray
 
-_STEP = 1e-6
 _CONVERGED = 1e-5
 _CAUCHY = 3.0
 """Residuals are whitened to a standard deviation of about one. The loss must forget gross errors: one stereo mismatch
@@ -35,53 +34,45 @@ class Refined(Generic[State]):
 
 
 def refine(
-    residuals: Callable[[State], FloatArray],
+    linearise: Callable[[State], tuple[FloatArray, FloatArray]],
     plus: Callable[[State, FloatArray], State],
     state: State,
-    dof: int,
     iterations: int = 10,
 ) -> Refined[State]:
     """Minimise the Cauchy loss of whitened residuals (Nocedal and Wright, Numerical Optimization, ch. 10).
 
     Args:
-        residuals: State to (N, M): one row per observation.
-        plus: Applies a (dof,) step to a state.
+        linearise: State to (N, M) residuals, one row per observation, and (N, M, D) their derivatives by a step.
+        plus: Applies a (D,) step to a state.
         state: Start, near the optimum.
-        dof: Dimension of a step.
         iterations: Most steps tried.
     """
     damping = 1e-4
-    current = residuals(state)
+    current, jacobian = linearise(state)
     cost = _cost(current)
-    hessian, gradient = _normal_equations(residuals, plus, state, current, dof)
+    hessian, gradient = _normal_equations(current, jacobian)
     for _ in range(iterations):
         damped = hessian + damping * np.diag(np.diag(hessian) + 1e-12)
         candidate = plus(state, np.asarray(-np.linalg.solve(damped, gradient), dtype=np.float64))
-        tried = residuals(candidate)
+        tried, jacobian = linearise(candidate)
         tried_cost = _cost(tried)
         if not tried_cost < cost:
             damping *= 10.0
             continue
         converged = cost - tried_cost < _CONVERGED * cost
         state, current, cost, damping = candidate, tried, tried_cost, damping * 0.1
-        hessian, gradient = _normal_equations(residuals, plus, state, current, dof)
+        hessian, gradient = _normal_equations(current, jacobian)
         if converged:
             break
     return Refined(state, current, hessian)
 
 
-def _normal_equations(
-    residuals: Callable[[State], FloatArray],
-    plus: Callable[[State, FloatArray], State],
-    state: State,
-    current: FloatArray,
-    dof: int,
-) -> tuple[FloatArray, FloatArray]:
-    columns = [(residuals(plus(state, _STEP * axis)) - current) / _STEP for axis in np.eye(dof)]
-    jacobian = np.stack(columns, axis=-1)
-    weighted = jacobian * _weights(current)[:, None, None]
-    hessian = np.einsum("nmi,nmj->ij", weighted, jacobian)
-    return hessian, np.einsum("nmi,nm->i", weighted, current)
+def _normal_equations(residuals: FloatArray, jacobian: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """J^T W J and J^T W r, every observation under its own weight."""
+    weights = np.repeat(_weights(residuals), residuals.shape[1])
+    flat = jacobian.reshape(len(weights), -1)
+    weighted = (flat * weights[:, None]).T
+    return weighted @ flat, weighted @ residuals.ravel()
 
 
 def _weights(residuals: FloatArray) -> FloatArray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from progeo_edge.config import VerificationConfig
 from progeo_edge.geometry import FloatArray, make_transform, rotation_exp, skew
 from progeo_edge.types import PoseKind, Transform
-from progeo_edge.verification.correspondences import Correspondences
+from progeo_edge.verification.correspondences import Correspondences, homogeneous
 from progeo_edge.verification.refinement import Refined, refine
 
 _log = logging.getLogger(__name__)
@@ -25,6 +26,9 @@ MINIMUM = 8
 """Fewer matches let some geometry explain anything."""
 
 _ROUNDS = 2
+_CROSSINGS = np.array([skew(axis) for axis in np.eye(3)])
+_RESERVE = 3
+"""Times as many samples as chance asks for: not every sample without an outlier gives a good pose."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,20 +72,35 @@ def robust(estimate: Callable[[int], tuple[Any, ...]], what: str) -> tuple[Any, 
     return None
 
 
+def enough_samples(num_matches: int, least: int, sample_size: int, config: VerificationConfig) -> int:
+    """Samples after which a geometry that could pass the gates would have been found, at most `max_iterations`.
+
+    Of few matches nearly all must be inliers, or the gates refuse them: so few samples find the geometry, or none do.
+
+    Args:
+        num_matches: Among which samples are drawn.
+        least: Inliers among them that the gates ask for.
+        sample_size: Matches per sample.
+        config: Gate of the inlier ratio, and confidence.
+    """
+    share = min(max(least / num_matches, config.min_inlier_ratio), 0.999)
+    one_clean = math.log1p(-(share**sample_size))
+    return min(config.max_iterations, math.ceil(_RESERVE * math.log(1.0 - config.confidence) / min(one_clean, -1e-9)))
+
+
 def estimate_fundamental(matches: Correspondences, config: VerificationConfig) -> tuple[Mask, float]:
     """Inliers of the best fundamental matrix, and their root mean square Sampson distance in working pixels."""
     q, r = matches.query.working_px, matches.reference.working_px
     found = None
     if len(matches) >= MINIMUM:
+        samples = enough_samples(len(matches), config.min_inliers_uncalibrated, 7, config)
         found = robust(
-            lambda method: cv2.findFundamentalMat(
-                q, r, method, config.max_error_px, config.confidence, config.max_iterations
-            ),
+            lambda method: cv2.findFundamentalMat(q, r, method, config.max_error_px, config.confidence, samples),
             "fundamental matrix",
         )
     if found is None:
         return np.zeros(len(matches), dtype=bool), float("nan")
-    error_px = np.abs(_sampson(found[0], _homogeneous(q), _homogeneous(r)))
+    error_px = np.abs(_sampson(found[0], homogeneous(q), homogeneous(r)))
     inliers = error_px < config.max_error_px
     return inliers, rms(error_px[inliers])
 
@@ -97,6 +116,7 @@ def estimate_essential(matches: Correspondences, config: VerificationConfig) -> 
         return None
     f = matches.focal_px
     q, r = f * matches.query.plane[usable], f * matches.reference.plane[usable]
+    samples = enough_samples(len(q), config.min_inliers, 5, config)
     found = robust(
         lambda method: cv2.findEssentialMat(
             q,
@@ -105,7 +125,7 @@ def estimate_essential(matches: Correspondences, config: VerificationConfig) -> 
             method=method,
             prob=config.confidence,
             threshold=config.max_error_px,
-            maxIters=config.max_iterations,
+            maxIters=samples,
         ),
         "essential matrix",
     )
@@ -157,18 +177,18 @@ def consistent(matches: Correspondences, T_reference_query: Transform, config: V
 
 def pose_error_px(matches: Correspondences, T_reference_query: Transform) -> FloatArray:
     """(N,) signed Sampson distances in working pixels (Hartley and Zisserman, eq. 11.9)."""
-    q, r = _homogeneous(matches.query.plane), _homogeneous(matches.reference.plane)
+    q, r = matches.query.homogeneous, matches.reference.homogeneous
     return _sampson(_essential(T_reference_query), q, r) * matches.focal_px
 
 
 def in_front(matches: Correspondences, T_reference_query: Transform, tolerance_rad: float) -> Mask:
     """(N,) True where both rays meet in front of both cameras, or are parallel within the tolerance."""
     t = T_reference_query[:3, 3]
-    a, b = matches.query.rays() @ T_reference_query[:3, :3].T, matches.reference.rays()
-    normal = np.cross(b, a)
-    depth_r = (np.cross(t, a) * normal).sum(axis=1)
-    depth_q = (np.cross(t, b) * normal).sum(axis=1)
-    parallel = (np.linalg.norm(normal, axis=1) < tolerance_rad) & ((a * b).sum(axis=1) > 0)
+    a, b = matches.query.rays @ T_reference_query[:3, :3].T, matches.reference.rays
+    cosine, t_a, t_b = np.einsum("ni,ni->n", a, b), a @ t, b @ t
+    # (t x a) (b x a) and (t x b) (b x a), the signs of both depths, by the identity of Binet and Cauchy.
+    depth_r, depth_q = t_b - t_a * cosine, t_b * cosine - t_a
+    parallel = (1.0 - cosine**2 < tolerance_rad**2) & (cosine > 0)
     return np.asarray(((depth_r > 0) & (depth_q > 0)) | parallel)
 
 
@@ -179,33 +199,61 @@ def rms(values: FloatArray) -> float:
 
 def _minimise_sampson(matches: Correspondences, T_reference_query: Transform) -> Refined[Transform]:
     sigma_px = np.hypot(matches.query.sigma_px, matches.reference.sigma_px) / np.sqrt(2.0)
-    q, r = _homogeneous(matches.query.plane), _homogeneous(matches.reference.plane)
-    weight = (matches.focal_px / sigma_px)[:, None]
+    q, r = matches.query.homogeneous, matches.reference.homogeneous
+    weight = matches.focal_px / sigma_px
 
-    def residuals(T: Transform) -> FloatArray:
-        return np.asarray(_sampson(_essential(T), q, r)[:, None] * weight)
+    def linearise(T: Transform) -> tuple[FloatArray, FloatArray]:
+        error, by_entry = _sampson_slopes(_essential(T), q, r)
+        jacobian = (by_entry * weight[:, None]) @ _essential_slopes(T).T
+        return (error * weight)[:, None], jacobian[:, None, :]
 
-    return refine(residuals, _turn, T_reference_query, 5)
+    return refine(linearise, _turn, T_reference_query)
 
 
 def _turn(T: Transform, step: FloatArray) -> Transform:
     """Rotate the rotation by step[:3] (right), and the unit translation on its sphere by step[3:]."""
-    t = T[:3, 3]
-    first = np.cross(t, np.eye(3)[np.argmin(np.abs(t))])
-    first /= np.linalg.norm(first)
-    moved = t + step[3] * first + step[4] * np.cross(t, first)
+    moved = T[:3, 3] + step[3:] @ _tangents(T[:3, 3])
     return make_transform(T[:3, :3] @ rotation_exp(step[:3]), moved / np.linalg.norm(moved))
+
+
+def _tangents(t: FloatArray) -> FloatArray:
+    """(2, 3) unit vectors, square to the unit vector t and to each other."""
+    crossing = skew(t)
+    first = crossing[:, np.argmin(np.abs(t))]
+    first = first / np.linalg.norm(first)
+    return np.array([first, crossing @ first])
 
 
 def _essential(T_reference_query: Transform) -> FloatArray:
     return np.asarray(skew(T_reference_query[:3, 3]) @ T_reference_query[:3, :3])
 
 
-def _homogeneous(points: FloatArray) -> FloatArray:
-    return np.column_stack([points, np.ones(len(points))])
+def _essential_slopes(T_reference_query: Transform) -> FloatArray:
+    """(5, 9) derivatives of the essential matrix, row by row, by the step of `_turn`."""
+    turned = _essential(T_reference_query) @ _CROSSINGS
+    moved = np.tensordot(_tangents(T_reference_query[:3, 3]), _CROSSINGS, 1) @ T_reference_query[:3, :3]
+    return np.concatenate([turned, moved]).reshape(5, 9)
 
 
 def _sampson(F: FloatArray, q: FloatArray, r: FloatArray) -> FloatArray:
     line_r, line_q = q @ F.T, r @ F
+    return np.asarray(np.einsum("ni,ni->n", r, line_r) / np.sqrt(_squared_slope(line_r, line_q)))
+
+
+def _sampson_slopes(F: FloatArray, q: FloatArray, r: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """(N,) signed Sampson distances n / sqrt(s), and (N, 9) their derivatives by the entries of F, row by row."""
+    line_r, line_q = q @ F.T, r @ F
+    squared = _squared_slope(line_r, line_q)
+    root = np.sqrt(squared)
+    error = np.einsum("ni,ni->n", r, line_r) / root
+    share = (error / squared)[:, None]
+    line_r[:, 2] = line_q[:, 2] = 0.0
+    by_entry = (r / root[:, None] - share * line_r)[:, :, None] * q[:, None, :]
+    by_entry -= r[:, :, None] * (share * line_q)[:, None, :]
+    return error, by_entry.reshape(-1, 9)
+
+
+def _squared_slope(line_r: FloatArray, line_q: FloatArray) -> FloatArray:
+    """(N,) squared norm of the gradient of r^T F q by both points."""
     squared = line_r[:, 0] ** 2 + line_r[:, 1] ** 2 + line_q[:, 0] ** 2 + line_q[:, 1] ** 2
-    return np.asarray(np.einsum("ni,ni->n", r, line_r) / np.sqrt(np.maximum(squared, 1e-24)))
+    return np.asarray(np.maximum(squared, 1e-24))

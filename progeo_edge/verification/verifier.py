@@ -16,7 +16,7 @@ from progeo_edge.verification.correspondences import Correspondences, make_view
 from progeo_edge.verification.covariance import metric_covariance, scaleless_covariance
 from progeo_edge.verification.degeneracy import resolve_degeneracy
 from progeo_edge.verification.matching import match_features
-from progeo_edge.verification.pnp import estimate_metric, has_points, with_points
+from progeo_edge.verification.pnp import MIN_POINTS, MetricPose, estimate_metric, has_points, with_points
 from progeo_edge.verification.two_view import TwoView, estimate_essential, estimate_fundamental
 
 _GRID = 8
@@ -96,12 +96,24 @@ class Verifier:
         return _Geometry(*estimate_fundamental(matches, self._config))
 
     def _calibrated(self, matches: Correspondences, query: LocalFeatures, reference: LocalFeatures) -> _Geometry:
+        pose = estimate_metric(matches, self._config) if has_points(matches) else None
+        if pose is not None and pose.inliers.sum() >= self._config.min_inliers:
+            return self._metric(matches, pose, query, reference)
+        if pose is None and has_points(matches) and not self._may_pass_without_points(matches):
+            return _nothing(matches)
         two_view = estimate_essential(matches, self._config)
         if two_view is None:
-            return _Geometry(np.zeros(len(matches), dtype=bool), float("nan"))
-        if has_points(matches, two_view.inliers):
-            return self._metric(matches, two_view, query, reference)
-        return self._scaleless(matches, resolve_degeneracy(matches, two_view, self._config))
+            return _nothing(matches)
+        if not has_points(matches, two_view.inliers):
+            return self._scaleless(matches, resolve_degeneracy(matches, two_view, self._config))
+        if pose is None:  # the points contradict each other, so they count against the candidate
+            unknown = two_view.inliers & ~with_points(matches)
+            return _Geometry(unknown, two_view.rmse_px, failure=Status.DEGENERATE)
+        return self._metric(matches, pose, query, reference)
+
+    def _may_pass_without_points(self, matches: Correspondences) -> bool:
+        """Whether there are enough matches for a pose without metres that too few points take part in to contradict."""
+        return bool(np.count_nonzero(~with_points(matches)) + 2 * MIN_POINTS >= self._config.min_inliers)
 
     def _scaleless(self, matches: Correspondences, two_view: TwoView) -> _Geometry:
         if two_view.kind is PoseKind.NONE:
@@ -118,12 +130,8 @@ class Verifier:
         )
 
     def _metric(
-        self, matches: Correspondences, two_view: TwoView, query: LocalFeatures, reference: LocalFeatures
+        self, matches: Correspondences, pose: MetricPose, query: LocalFeatures, reference: LocalFeatures
     ) -> _Geometry:
-        pose = estimate_metric(matches, self._config)
-        if pose is None:  # the points contradict each other, so they count against the candidate
-            unknown = two_view.inliers & ~with_points(matches)
-            return _Geometry(unknown, two_view.rmse_px, failure=Status.DEGENERATE)
         mounting_q, mounting_r = _mountings(matches)
         T = mounting_r @ pose.T_reference_query @ invert(mounting_q)
         failure = None
@@ -153,6 +161,10 @@ class Verifier:
         if not geometry.rmse_px <= config.max_reprojection_rmse_px:
             return Status.HIGH_REPROJECTION_ERROR
         return geometry.failure or Status.ACCEPTED
+
+
+def _nothing(matches: Correspondences) -> _Geometry:
+    return _Geometry(np.zeros(len(matches), dtype=bool), float("nan"))
 
 
 def _coverage(keypoints_px: NDArray[np.float32], image_size_px: tuple[int, int]) -> float:

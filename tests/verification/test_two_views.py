@@ -305,15 +305,17 @@ def test_ransac_stands_in_where_magsac_throws(monkeypatch, name):
     assert cv2.RANSAC in methods
 
 
-@pytest.mark.parametrize("name", ["findEssentialMat", "findFundamentalMat", "solvePnPRansac"])
-def test_a_candidate_is_refused_when_opencv_always_throws(monkeypatch, name):
+@pytest.mark.parametrize(
+    ("name", "points"), [("findEssentialMat", ""), ("findFundamentalMat", ""), ("solvePnPRansac", "qr")]
+)
+def test_a_candidate_is_refused_when_opencv_always_throws(monkeypatch, name, points):
     def throwing(*arguments, **keywords):
         raise cv2.error("assertion failed")
 
     monkeypatch.setattr(cv2, name, throwing)
     rng = np.random.default_rng(0)
     camera = pinhole()
-    query, reference = seen(rng, scattered_points(rng, 400), MOTION, camera, camera, points="qr")
+    query, reference = seen(rng, scattered_points(rng, 400), MOTION, camera, camera, points=points)
     cameras = (None, None) if name == "findFundamentalMat" else (camera, camera)
     result = VERIFIER.verify(query, reference, *cameras)
     assert result.status is Status.FEW_INLIERS and result.T_reference_query is None
