@@ -181,35 +181,42 @@ def _differences(
 
     All pixels are described by the same encoder; what they are compared with are Pillow's bicubic ones.
     """
-    result: dict[str, dict[str, float]] = {}
+    made: dict[tuple[str, str], NDArray[np.uint8]] = {}
     for size in (size_name(*CAMERA), size_name(*LARGE)):
-        step = f"{RESIZED} {size}"
-        pixels = {name: answers_of(entered, name, step, range(count)) for name in entered.able(step)}
-        made = {name: np.stack(images) for name, images in pixels.items() if images is not None}
-        base = next((name for name in made if name.startswith(contenders.PIL)), None)
-        if base is None:
-            continue
-        described = _describe_pixels(job, reference, made, folder, progress)
-        spread = spread_of_places(described[base])
-        result[size] = {
-            name: max(0.0, float(100.0 * np.mean(1.0 - np.sum(rows * described[base], axis=1)) / spread))
-            for name, rows in described.items()
-        }
+        for name in entered.able(f"{RESIZED} {size}"):
+            pixels = answers_of(entered, name, f"{RESIZED} {size}", range(count))
+            if pixels is not None:
+                made[size, name] = np.stack(pixels)
+    described = _describe_pixels(job, reference, made, folder, progress)
+    result: dict[str, dict[str, float]] = {}
+    for (size, name), rows in described.items():
+        base = next((described[at] for at in described if at[0] == size and at[1].startswith(contenders.PIL)), None)
+        if base is not None:
+            moved = 0.5 * np.mean(np.sum((rows - base) ** 2, axis=1))  # 1 - cosine, exactly 0 for equal rows
+            result.setdefault(size, {})[name] = float(100.0 * moved / spread_of_places(base))
     return result
 
 
 def _describe_pixels(
-    job: Job, reference: Contender, made: Mapping[str, NDArray[np.uint8]], folder: Path, progress: Progress
-) -> dict[str, NDArray[np.float64]]:
-    described = {}
-    for name, images in made.items():
-        frames = {"pixels": save(folder / "pixels.npy", images)}
-        describing = replace(reference, settings={**reference.settings, "frames": frames})
-        with opened([describing], threads=job.threads, absent={}, progress=progress) as one:
-            answers = answers_of(one, reference.name, DESCRIPTOR, range(len(images))) if one.peers else None
-        if answers is not None:
-            described[name] = np.stack(answers).astype(np.float64)
-    return described
+    job: Job,
+    reference: Contender,
+    made: Mapping[tuple[str, str], NDArray[np.uint8]],
+    folder: Path,
+    progress: Progress,
+) -> dict[tuple[str, str], NDArray[np.float64]]:
+    """Descriptors of images that have the model's size already, all by one process of the reference."""
+    if not made:
+        return {}
+    whole = np.concatenate(list(made.values()))
+    settings = {**reference.settings, "frames": {"pixels": save(folder / "pixels.npy", whole)}}
+    with opened([replace(reference, settings=settings)], threads=job.threads, absent={}, progress=progress) as one:
+        if not one.peers:
+            return {}
+        answers = answers_of(one, reference.name, DESCRIPTOR, range(len(whole)))
+    if answers is None:
+        return {}
+    ends = np.cumsum([len(images) for images in made.values()])[:-1]
+    return dict(zip(made, np.split(np.stack(answers).astype(np.float64), ends), strict=True))
 
 
 def _with_agreement(rows: Sequence[Row], agreements: Mapping[str, Mapping[str, float]]) -> tuple[Row, ...]:

@@ -133,7 +133,8 @@ def real_vectors(name: str, descriptors: NDArray[np.float32], count: int, num_qu
 
 def tiled(descriptors: NDArray[np.float32], count: int, seed: int = 0) -> NDArray[np.float32]:
     """(count, D): the descriptors in their order, again and again, each lap perturbed but the first."""
-    rng = np.random.default_rng(seed)
+    # A stream of its own: noise of the stream that made random descriptors would only make them longer.
+    rng = np.random.default_rng([seed, 1])
     rows = np.empty((count, descriptors.shape[1]), np.float32)
     for first in range(0, count, len(descriptors)):
         lap = descriptors[: count - first]
