@@ -1,10 +1,10 @@
-"""PlaceIndex: which keyframes look most like this one? Exact while small, HNSW with an exact tail when large."""
+"""PlaceIndex: which keyframes look most like this one? Exact and proven so; or by a watched HNSW graph."""
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -12,59 +12,32 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from progeo_edge.config import SearchConfig
+from progeo_edge.descriptor_rows import DescriptorRows
 from progeo_edge.errors import InputError
+from progeo_edge.graph_rows import GraphRows, GraphSnapshot, new_graph
 from progeo_edge.hnsw_graph import HnswGraph
 from progeo_edge.index_input import check_at_least_one, check_descriptors, check_ids, check_query
+from progeo_edge.leading_axes import SAMPLED_ROWS
+from progeo_edge.proven_search import ProvenSearch
+from progeo_edge.recall_watch import RecallCheck, RecallWatch, turned
+from progeo_edge.similar_rows import Answer, SimilarRows, by_product, compared, ranked
 
 TAIL_LIMIT = 1024
 """Descriptors outside the graph that are searched exactly before some are moved into it."""
 MOVE_BATCH = 32
 """Descriptors moved into the graph at a time, so that neither an `add` nor a search beside it stalls for long."""
 
-# Above the rounding error of a float32 product, so that ties survive the first selection.
-_TIE_MARGIN = np.float32(1e-5)
-
-
-@dataclass(frozen=True, slots=True)
-class RecallCheck:
-    """How much of the exact answer the active structure returns.
-
-    Attributes:
-        recall_at_1: Share of queries whose first answer is as similar as the exact first one; 1 for an empty index.
-        recall_at_k: Mean share of the exact top k that was returned.
-        num_queries: Queries asked.
-    """
-
-    recall_at_1: float
-    recall_at_k: float
-    num_queries: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class GraphSnapshot:
-    """What an HNSW graph holds.
-
-    Attributes:
-        ids: (N,) int64 keyframe ids that can be found in it.
-        labels: (N,) int64 labels of those in the graph.
-        descriptors: (N, D) float32.
-        num_inserted: Nodes of the graph, removed ones included.
-        num_removed: Nodes that only serve as stepping stones.
-    """
-
-    ids: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    descriptors: NDArray[np.float32]
-    num_inserted: int
-    num_removed: int
+_LOGGER = logging.getLogger(__name__)
 
 
 class PlaceIndex:
     """Descriptors by keyframe id, searched by cosine. Safe to use from several threads.
 
-    All descriptors are kept in one array, which is searched by a matrix product. Above `config.hnsw_above` the older
-    ones are also in an HNSW graph, and only the rest, the tail, is searched by product. The graph proposes; the
-    similarities returned always come from the array, so exact and approximate answers never differ in a value.
+    All descriptors are kept in one array. A search is exact: bounds from a byte per axis rule out most rows, and the
+    others are compared in full (`ProvenSearch`). Above `config.hnsw_above` the older rows are in an HNSW graph instead,
+    and only the rest, the tail, is searched exactly. The graph proposes; the similarities returned always come from the
+    array, so exact and approximate answers never differ in a value. What the graph misses is watched (`RecallWatch`):
+    a graph that misses too much is given up with a warning.
 
     Args:
         dimension: Length D of the descriptors.
@@ -78,32 +51,32 @@ class PlaceIndex:
         self.dimension = check_at_least_one(dimension, "dimension of the descriptors")
         self.config = config
         self._lock = threading.RLock()
-        self._count = 0
-        self._vectors = np.zeros((0, self.dimension), dtype=np.float32)
-        self._ids = np.zeros(0, dtype=np.int64)
-        self._row_of_id: dict[int, int] = {}
-        # Rows [0, len(graph)) are in the graph, the others are the tail.
-        self._graph: HnswGraph | None = None
-        self._labels = np.zeros(0, dtype=np.int64)
-        self._row_of_label: dict[int, int] = {}
+        self._rows = DescriptorRows(self.dimension)
+        self._proven = ProvenSearch(self.dimension)
+        self._graph: GraphRows | None = None
+        # While a graph is being built for the first time, the exact search goes on answering.
+        self._graph_answers = False
+        self._graph_has_failed = False
+        self.watch = RecallWatch(self.dimension)
+        """What the graph was seen to miss; without checks while the search is exact."""
 
     def __len__(self) -> int:
         """Descriptors that can be found."""
-        return self._count
+        return len(self._rows)
 
     def __contains__(self, keyframe_id: object) -> bool:
-        return keyframe_id in self._row_of_id
+        return keyframe_id in self._rows.row_of_id
 
     @property
     def ids(self) -> NDArray[np.int64]:
         """(N,) int64 ids, ascending."""
         with self._lock:
-            return np.sort(self._ids[: self._count])
+            return np.sort(self._rows.ids[: len(self._rows)])
 
     @property
     def kind(self) -> Literal["exact", "hnsw"]:
         """What answers a search now."""
-        return "exact" if self._graph is None else "hnsw"
+        return "hnsw" if self._graph_answers else "exact"
 
     def add(self, ids: ArrayLike, descriptors: ArrayLike) -> None:
         """Make keyframes findable. All or, on an error, none.
@@ -120,11 +93,12 @@ class PlaceIndex:
         if len(new_ids) != len(vectors):
             raise InputError(f"{len(new_ids)} ids for {len(vectors)} descriptors; give one id per row")
         with self._lock:
-            known = [i for i in new_ids.tolist() if i in self._row_of_id]
+            known = [i for i in new_ids.tolist() if i in self._rows.row_of_id]
             if known:
                 raise InputError(f"id {known[0]} is in the index already; remove it before adding it again")
-            self._append(new_ids, vectors)
-        self._migrate(len(new_ids))
+            self._rows.append(new_ids, vectors)
+            self.watch.added(new_ids)
+        self._keep_up(len(new_ids))
 
     def remove(self, ids: ArrayLike) -> None:
         """Forget keyframes. All or, on an error, none.
@@ -134,15 +108,16 @@ class PlaceIndex:
         """
         old_ids = check_ids(ids)
         with self._lock:
-            unknown = [i for i in old_ids.tolist() if i not in self._row_of_id]
+            unknown = [i for i in old_ids.tolist() if i not in self._rows.row_of_id]
             if unknown:
                 raise InputError(f"id {unknown[0]} is not in the index; remove only ids that were added")
             for keyframe_id in old_ids.tolist():
-                self._remove_row(self._row_of_id[keyframe_id])
+                self._remove_row(self._rows.row_of_id[keyframe_id])
+            self.watch.removed()
             self._drop_worn_graph()
-        self._migrate(len(old_ids))
+        self._keep_up(len(old_ids))
 
-    def search(self, query: ArrayLike, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def search(self, query: ArrayLike, k: int) -> Answer:
         """The nearest keyframes by cosine.
 
         Args:
@@ -158,7 +133,11 @@ class PlaceIndex:
         vector = check_query(query, self.dimension)
         k = check_at_least_one(k, "k")
         with self._lock:
-            return self._search(vector, k, use_graph=True)
+            ids, similarities = self._ranked(self._similar(vector, k), vector, k)
+            if self._graph_answers:
+                self.watch.searched(vector, float(similarities[0]), self._rows)
+                self._drop_failing_graph()
+            return ids, similarities
 
     def descriptors(self, ids: Sequence[int]) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
         """Descriptors by id, in time that does not depend on the size of the index.
@@ -170,19 +149,17 @@ class PlaceIndex:
             (M,) which of the ids are in the index, as positions in `ids`; and their (M, D) descriptors.
         """
         with self._lock:
-            rows = [self._row_of_id.get(keyframe_id, -1) for keyframe_id in ids]
-            known = np.flatnonzero(np.array(rows, dtype=np.int64) >= 0)
-            return known, self._vectors[[rows[position] for position in known.tolist()]]
+            return self._rows.of_ids(ids)
 
     def sample(self, count: int, seed: int) -> NDArray[np.float32]:
         """(M, D) descriptors drawn with replacement, M = count, or 0 from an empty index."""
         with self._lock:
-            if self._count == 0:
+            if len(self) == 0:
                 return np.zeros((0, self.dimension), dtype=np.float32)
-            return np.asarray(self._vectors[np.random.default_rng(seed).integers(self._count, size=count)])
+            return np.asarray(self._vectors[np.random.default_rng(seed).integers(len(self), size=count)])
 
     def self_check(self, num_queries: int = 100, k: int = 10, seed: int = 0) -> RecallCheck:
-        """Compare the active structure with exact search, on descriptors of the index turned by about 25 degrees.
+        """Compare what answers now with the plain product, on descriptors of the index turned by about 25 degrees.
 
         Args:
             num_queries: Queries to draw, at least 1.
@@ -194,11 +171,11 @@ class PlaceIndex:
         firsts, shares = [], []
         for _ in range(num_queries):
             with self._lock:
-                if self._count == 0:
+                if len(self) == 0:
                     return RecallCheck(1.0, 1.0, 0)
-                query = _turned(self._vectors[rng.integers(self._count)], rng)
-                _, exact = self._search(query, k, use_graph=False)
-                _, found = self._search(query, k, use_graph=True)
+                query = turned(self._vectors[rng.integers(len(self))], rng)
+                _, exact = self._ranked(by_product(self._vectors, query, k), query, k)
+                _, found = self._ranked(self._similar(query, k), query, k)
             firsts.append(found[0] >= exact[0])
             # By similarity, not id: any of several equal descriptors is a right answer.
             shares.append(np.count_nonzero(found >= exact[-1]) / len(exact))
@@ -207,157 +184,114 @@ class PlaceIndex:
     # -- the graph, for the cache beside a map -----------------------------------------------------------------------
 
     def snapshot(self, graph_path: Path) -> GraphSnapshot | None:
-        """Write the graph to a file in hnswlib's format and say what is in it; None while there is no graph.
+        """Write the graph to a file in hnswlib's format and say what is in it; None while no graph answers.
 
         Raises:
             OSError: the file did not arrive in full, as on a full disk.
         """
         with self._lock:
-            graph = self._graph
-            if graph is None:
+            if self._graph is None or not self._graph_answers:
                 return None
-            if not graph.save(graph_path):
-                raise OSError(f"{graph_path} was not written in full; is the disk full?")
-            rows = slice(0, len(graph))
-            return GraphSnapshot(
-                self._ids[rows].copy(),
-                self._labels[rows].copy(),
-                self._vectors[rows].copy(),
-                graph.num_inserted,
-                graph.num_removed,
-            )
+            return self._graph.snapshot(self._rows, graph_path)
 
     def adopt(self, graph: HnswGraph, snapshot: GraphSnapshot) -> None:
         """Start an empty index from a graph that was read back, with the descriptors that are in it."""
         with self._lock:
-            if self._count or len(graph) != len(snapshot.ids):
+            if len(self) or len(graph) != len(snapshot.ids):
                 raise ValueError("a graph can only be adopted by an empty index and with all of its descriptors")
-            self._append(snapshot.ids, snapshot.descriptors)
-            self._graph = graph
-            self._labels[: self._count] = snapshot.labels
-            self._row_of_label = dict(zip(snapshot.labels.tolist(), range(self._count), strict=True))
+            self._rows.append(snapshot.ids, snapshot.descriptors)
+            self._graph, self._graph_answers = GraphRows(graph, snapshot.labels), True
 
     # -- search, in steps; the lock is held --------------------------------------------------------------------------
 
-    def _search(
-        self, query: NDArray[np.float32], k: int, *, use_graph: bool
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        rows = self._rows_by_graph_and_tail(query, k) if use_graph else self._rows_by_product(query, k, first=0)
-        return self._rank(query, rows, k)
+    @property
+    def _vectors(self) -> NDArray[np.float32]:
+        return self._rows.vectors[: len(self._rows)]
 
-    def _rows_by_graph_and_tail(self, query: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-        if self._graph is None:
-            return self._rows_by_product(query, k, first=0)
-        labels = self._graph.search(query, k)
-        if labels is None:
-            return self._rows_by_product(query, k, first=0)
-        proposed = np.array([self._row_of_label[label] for label in labels.tolist()], dtype=np.int64)
-        return np.concatenate([proposed, self._rows_by_product(query, k, first=len(self._graph))])
+    def _similar(self, query: NDArray[np.float32], k: int) -> SimilarRows:
+        if self._graph is None or not self._graph_answers:
+            return self._proven.search(self._vectors, query, k)
+        proposed = self._graph.search(query, k)
+        if proposed is None:
+            return by_product(self._vectors, query, k)
+        tail = by_product(self._vectors, query, k, first=len(self._graph))
+        return compared(self._vectors, proposed, query).joined(tail)
 
-    def _rows_by_product(self, query: NDArray[np.float32], k: int, *, first: int) -> NDArray[np.int64]:
-        """Rows from `first` on that may be among the k nearest of them: a few more than k when there are ties."""
-        similarities = self._vectors[first : self._count] @ query
-        if len(similarities) <= k:
-            return np.arange(first, self._count)
-        kth = np.partition(similarities, len(similarities) - k)[len(similarities) - k]
-        return first + np.flatnonzero(similarities >= kth - _TIE_MARGIN)
+    def _ranked(self, similar: SimilarRows, query: NDArray[np.float32], k: int) -> Answer:
+        return ranked(similar, self._rows.ids, self._rows.vectors, query, k)
 
-    def _rank(
-        self, query: NDArray[np.float32], rows: NDArray[np.int64], k: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        # A product's last bit depends on where a row stands in the matrix; a sum per row in float64 does not, so equal
-        # descriptors tie exactly.
-        exact = np.sum(self._vectors[rows].astype(np.float64) * query.astype(np.float64), axis=1)
-        similarities = np.clip(exact, -1.0, 1.0).astype(np.float32)
-        ids = self._ids[rows]
-        order = np.lexsort((ids, -similarities))[:k]
-        return ids[order], similarities[order]
-
-    # -- storage; the lock is held -----------------------------------------------------------------------------------
-
-    def _append(self, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
-        end = self._count + len(ids)
-        if end > len(self._ids):
-            self._grow(max(end, 2 * len(self._ids)))
-        self._ids[self._count : end] = ids
-        self._vectors[self._count : end] = vectors
-        self._row_of_id.update(zip(ids.tolist(), range(self._count, end), strict=True))
-        self._count = end
-
-    def _grow(self, capacity: int) -> None:
-        for name in ("_ids", "_labels", "_vectors"):
-            old = getattr(self, name)
-            grown = np.zeros((capacity, *old.shape[1:]), dtype=old.dtype)
-            grown[: self._count] = old[: self._count]
-            setattr(self, name, grown)
+    # -- rows change places; the lock is held ------------------------------------------------------------------------
 
     def _remove_row(self, row: int) -> None:
         """Take out a row, keeping graph rows in front and the array without holes."""
         if self._graph is not None and row < len(self._graph):
-            label = int(self._labels[row])
             self._swap_rows(row, len(self._graph) - 1)
-            self._graph.remove(label)
-            del self._row_of_label[label]
+            self._graph.drop_last()
             row = len(self._graph)
-        self._swap_rows(row, self._count - 1)
-        self._count -= 1
-        del self._row_of_id[int(self._ids[self._count])]
+        self._swap_rows(row, len(self) - 1)
+        self._rows.drop_last()
+        self._proven.dropped_last(len(self))
 
     def _swap_rows(self, a: int, b: int) -> None:
         if a == b:
             return
-        for array in (self._ids, self._labels, self._vectors):
-            array[[a, b]] = array[[b, a]]
-        for row in (a, b):
-            self._row_of_id[int(self._ids[row])] = row
-            if self._graph is not None and row < len(self._graph):
-                self._row_of_label[int(self._labels[row])] = row
+        self._rows.swap(a, b)
+        self._proven.swapped(a, b, self._rows.vectors)
+        if self._graph is not None:
+            self._graph.swapped(a, b)
 
-    # -- from the tail into the graph --------------------------------------------------------------------------------
+    # -- what follows a change, in batches: a search waits for one of them and not for the build of a whole graph -----
 
-    def _migrate(self, num_changed: int) -> None:
-        """Move descriptors into the graph: a batch, or as many as have just come if those are more.
+    def _keep_up(self, num_changed: int) -> None:
+        self._fill_graph(num_changed + MOVE_BATCH)
+        self._choose_axes()
+        self._code_rows(num_changed + 1)
 
-        The lock is taken per batch, so that a search waits for one batch and not for the build of a whole graph.
-        """
-        budget = num_changed + MOVE_BATCH
+    def _fill_graph(self, budget: int) -> None:
+        """Move as many rows into the graph as have just come, and a batch."""
         while budget > 0:
             with self._lock:
                 if not self._wants_graph():
                     return
-                if self._graph is None:
-                    self._graph = HnswGraph(self.dimension, self.config)
-                self._move_batch(self._graph)
+                self._graph = self._graph or new_graph(self.dimension, self.config)
+                for a, b in self._graph.draw(MOVE_BATCH, len(self)):
+                    self._swap_rows(a, b)
+                self._graph.take_in(MOVE_BATCH, self._rows.vectors)
+                if len(self) - len(self._graph) <= TAIL_LIMIT:
+                    self._graph_answers = True
+                    self._proven.clear()
             budget -= MOVE_BATCH
 
     def _wants_graph(self) -> bool:
-        in_graph = 0 if self._graph is None else len(self._graph)
-        return self._count > self.config.hnsw_above and self._count - in_graph > TAIL_LIMIT
+        if self._graph_has_failed or len(self) <= self.config.hnsw_above:
+            return False
+        return len(self) - (0 if self._graph is None else len(self._graph)) > TAIL_LIMIT
 
-    def _move_batch(self, graph: HnswGraph) -> None:
-        # Drawn from the whole tail: a graph built strictly along a trajectory links neighbours in time only, and then
-        # searches get lost on the way to a place of long ago.
-        rng = np.random.default_rng(graph.num_inserted)
-        first = len(graph)
-        chosen = first + rng.choice(self._count - first, size=MOVE_BATCH, replace=False)
-        for offset, row in enumerate(np.sort(chosen).tolist()):
-            self._swap_rows(first + offset, row)
-        rows = np.arange(first, first + MOVE_BATCH)
-        rng.shuffle(rows)
-        labels = graph.add(self._vectors[rows])
-        self._labels[rows] = labels
-        self._row_of_label.update(zip(labels.tolist(), rows.tolist(), strict=True))
+    def _choose_axes(self) -> None:
+        with self._lock:
+            count = len(self)
+            if self._graph_answers or not self._proven.is_due(count):
+                return
+            sample = self._vectors[np.linspace(0, count - 1, min(SAMPLED_ROWS, count)).astype(np.int64)]
+        axes = self._proven.choose(sample, count)
+        with self._lock:
+            self._proven.use(axes, count)
+
+    def _code_rows(self, budget: int) -> None:
+        while budget > 0:
+            with self._lock:
+                num_coded = 0 if self._graph_answers else self._proven.catch_up(self._vectors)
+            if num_coded == 0:
+                return
+            budget -= num_coded
 
     def _drop_worn_graph(self) -> None:
         """Give up a graph that is mostly removed nodes, or that a shrunken index no longer needs."""
-        if self._graph is None:
-            return
-        if self._graph.num_removed > len(self._graph) or self._count <= self.config.hnsw_above // 2:
-            self._graph = None
-            self._row_of_label.clear()
+        if self._graph is not None and (self._graph.is_worn or len(self) <= self.config.hnsw_above // 2):
+            self._graph, self._graph_answers = None, False
 
-
-def _turned(vector: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    noise = rng.standard_normal(len(vector))
-    turned = vector + 0.5 * noise / max(float(np.linalg.norm(noise)), 1e-9)
-    return (turned / max(float(np.linalg.norm(turned)), 1e-9)).astype(np.float32)
+    def _drop_failing_graph(self) -> None:
+        """Rather a slower search than revisits that nobody knows were missed."""
+        if self.watch.is_alarmed:
+            _LOGGER.warning("%s; the search is exact from now on: raise search.hnsw_ef or hnsw_m", self.watch)
+            self._graph, self._graph_answers, self._graph_has_failed = None, False, True

@@ -25,8 +25,9 @@ from numpy.typing import ArrayLike, NDArray
 from progeo_edge.atomic import replacing
 from progeo_edge.config import SearchConfig
 from progeo_edge.errors import InputError
+from progeo_edge.graph_rows import GraphSnapshot
 from progeo_edge.hnsw_graph import HnswGraph
-from progeo_edge.index import GraphSnapshot, PlaceIndex
+from progeo_edge.index import PlaceIndex
 from progeo_edge.index_input import check_descriptors, check_ids
 
 _LOGGER = logging.getLogger(__name__)

@@ -19,6 +19,14 @@ def resident_mb(process: Path = SELF) -> float | None:
     return None if text is None else int(text.split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+def own_mb(process: Path = SELF) -> float | None:
+    """Memory in RAM now that no file stands behind, in MB; None where /proc does not tell."""
+    for line in (read_text(process / "status") or "").splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    return None
+
+
 def forget_peak(process: Path = SELF) -> bool:
     """Let the peak start anew from now; False where the kernel does not allow it, then it is that since the start."""
     try:

@@ -48,14 +48,21 @@ def number(value: float) -> str:
 
 def headline(result: BenchmarkResult) -> list[str]:
     """What was measured, on what, one sentence per line."""
-    figures, machine = result.figures, result.machine
+    figures = result.figures
     encoder, source, rounds = figures["encoder"], figures["source"], figures["rounds"]
     rates = rounds["frames_per_second"]
-    cpu = machine["cpu"]
-    lines = [
+    return [
         f"{encoder['name']} by {encoder['backend']}, {encoder['dimension']} values per descriptor",
         f"{_source(source)}: {rounds['count']} rounds of {rounds['keyframes_per_round']} keyframes on a map of "
         f"{figures['map']['keyframes']:,}, {number(min(rates))} to {number(max(rates))} frames per second",
+        *machine_lines(result.machine),
+    ]
+
+
+def machine_lines(machine: Mapping[str, Any]) -> list[str]:
+    """On what it was measured, as `describe_machine` tells."""
+    cpu = machine["cpu"]
+    lines = [
         f"{cpu['model'] or 'unknown CPU'}, {cpu['usable_cores'] or cpu['cores']} cores; "
         f"{machine['os'] or 'unknown OS'}, kernel {machine['kernel']}; Python {machine['python']}; "
         f"{_versions(machine['versions'])}",

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from progeo_edge.cli.bench_compare import COMPARE_HELP, compare
 from progeo_edge.cli.bench_run import RUN_HELP, run
+from progeo_edge.cli.bench_soak import SOAK_HELP, soak
+from progeo_edge.cli.bench_vs import VS_HELP, vs
 from progeo_edge.cli.console import new_app, run_app
 
 HELP = """
@@ -20,13 +22,17 @@ Measure what this machine needs from a camera image to a verified loop closure.
     progeo-bench vlad                                  # no model, no data: a rendered street
     progeo-bench my-bundle --source drive.mp4 --json today.json --plot today.svg
     progeo-bench compare yesterday.json today.json     # what changed beyond the noise
+    progeo-bench my-bundle --vs --quick                # the same work through what else there is
+    progeo-bench soak my-bundle --speed-up 50          # a robot that drives for 24 hours
 """
 
 COMMANDS = ("run", "vs", "compare", "soak")
 
 app = new_app(HELP)
 app.command(help=RUN_HELP)(run)
+app.command(help=VS_HELP)(vs)
 app.command(help=COMPARE_HELP)(compare)
+app.command(help=SOAK_HELP)(soak)
 
 
 @app.callback(help=HELP)

@@ -62,10 +62,19 @@ def write_markdown(result: BenchmarkResult, path: Path) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    from progeo_edge import atomic
     from progeo_edge.benchmark.markdown import markdown
 
-    text = markdown(result)
+    write_block(markdown(result), path)
+
+
+def write_block(text: str, path: Path) -> None:
+    """Write a Markdown block; "-" prints it.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    from progeo_edge import atomic
+
     if path == Path("-"):
         print(text, end="")
         return

@@ -1,0 +1,1 @@
+"""What a user would pick instead, each in a process of its own: see `peers.peer`."""

@@ -1,0 +1,359 @@
+"""Exact search by bounds: the answers of float64 arithmetic, whatever the descriptors look like."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from progeo_edge import coded_rows, leading_axes, proven_search, similar_rows
+from progeo_edge.coded_rows import CodedRows, numkong
+from progeo_edge.config import SearchConfig
+from progeo_edge.index import PlaceIndex
+from progeo_edge.leading_axes import choose_axes, evenly_mixed, principal_axes
+from progeo_edge.proven_search import ProvenSearch
+
+Rows = NDArray[np.float32]
+needs_numkong = pytest.mark.skipif(numkong() is None, reason="numkong is not installed: there are no bounds to test")
+EXACT = SearchConfig(hnsw_above=10**9)
+
+
+@pytest.fixture(autouse=True)
+def small_scale() -> Iterator[None]:
+    """Codes from 64 rows on and few axes, so that small examples go every way. (Hypothesis wants no function scope.)"""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(proven_search, "CODED_FROM", 64)
+        patch.setattr(proven_search, "WAITING", 8)
+        patch.setattr(proven_search, "CODED_AT_A_TIME", 64)
+        patch.setattr(leading_axes, "NUM_AXES", (2, 5, 16))
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_scale_for_hypothesis() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(proven_search, "CODED_FROM", 64)
+        patch.setattr(proven_search, "WAITING", 8)
+        patch.setattr(proven_search, "CODED_AT_A_TIME", 64)
+        patch.setattr(leading_axes, "NUM_AXES", (2, 5, 16))
+        yield
+
+
+def unit(rows: NDArray[Any]) -> Rows:
+    return np.asarray(rows / np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True), dtype=np.float32)
+
+
+def scattered(count: int, dimension: int, rng: np.random.Generator) -> Rows:
+    return unit(rng.standard_normal((count, dimension)))
+
+
+def clustered(count: int, dimension: int, rng: np.random.Generator) -> Rows:
+    centres = rng.standard_normal((7, dimension))
+    return unit(centres[rng.integers(7, size=count)] + 0.2 * rng.standard_normal((count, dimension)))
+
+
+def near_few_axes(count: int, dimension: int, rng: np.random.Generator) -> Rows:
+    return unit(rng.standard_normal((count, dimension)) * 0.6 ** np.arange(dimension) + 1e-9)
+
+
+def repeated(count: int, dimension: int, rng: np.random.Generator) -> Rows:
+    return scattered(5, dimension, rng)[rng.integers(5, size=count)]
+
+
+def all_equal(count: int, dimension: int, rng: np.random.Generator) -> Rows:
+    return np.repeat(scattered(1, dimension, rng), count, axis=0)
+
+
+def nearly_tied(count: int, dimension: int, rng: np.random.Generator) -> Rows:
+    """Differences far below a step of the codes, some below a step of float32."""
+    noise = rng.standard_normal((count, dimension)) * 10.0 ** rng.uniform(-9, -3, size=(count, 1))
+    return unit(scattered(1, dimension, rng) + noise)
+
+
+def one_hot_and_denormal(count: int, dimension: int, rng: np.random.Generator) -> Rows:
+    rows = np.full((count, dimension), 1e-41, dtype=np.float32)
+    rows[np.arange(count), rng.integers(dimension, size=count)] = rng.choice([-1.0, 1.0], size=count)
+    return rows
+
+
+def of_tolerated_norms(count: int, dimension: int, rng: np.random.Generator) -> Rows:
+    """Norms as far from 1 as is accepted: cosines beyond 1, which are cut, tie."""
+    norms = rng.uniform(0.9991, 1.0009, size=(count, 1))
+    return np.asarray(norms * clustered(count, dimension, rng), dtype=np.float32)
+
+
+KINDS: list[Callable[[int, int, np.random.Generator], Rows]] = [
+    scattered,
+    clustered,
+    near_few_axes,
+    repeated,
+    all_equal,
+    nearly_tied,
+    one_hot_and_denormal,
+    of_tolerated_norms,
+]
+
+
+def exact_answer(ids: NDArray[Any], rows: Rows, query: Rows, k: int) -> tuple[Any, Any]:
+    """The definition: cosines summed in float64, cut at 1, rounded to float32, best first, ties by lower id."""
+    similarities = np.clip(np.sum(rows.astype(float) * query.astype(float), axis=1), -1, 1).astype(np.float32)
+    order = np.lexsort((ids, -similarities))[:k]
+    return ids[order], similarities[order]
+
+
+def assert_exact(index: PlaceIndex, model: dict[int, Rows], query: Rows, k: int) -> None:
+    ids = np.array(sorted(model), dtype=np.int64)
+    rows = np.stack([model[i] for i in ids.tolist()]) if model else np.zeros((0, len(query)), dtype=np.float32)
+    found, similarities = index.search(query, k)
+    expected, expected_similarities = exact_answer(ids, rows, query, k)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(similarities, expected_similarities)
+
+
+def a_query(rows: Rows, rng: np.random.Generator) -> Rows:
+    """One of the rows, something near one, or anything."""
+    row = rows[rng.integers(len(rows))]
+    turn = rng.choice([0.0, 1e-6, 0.05, 30.0]) * rng.standard_normal(len(row))
+    return np.asarray(unit((row + turn)[None])[0])
+
+
+@pytest.mark.parametrize("library", ["numkong", "none"])
+@settings(max_examples=60, deadline=None)
+@given(
+    kind=st.sampled_from(KINDS),
+    dimension=st.sampled_from([1, 2, 3, 7, 8, 17, 33, 64, 100, 330]),
+    k=st.sampled_from([1, 2, 5, 30, 1000]),
+    changes=st.lists(st.tuples(st.booleans(), st.sampled_from([1, 3, 40, 150, 400])), min_size=1, max_size=8),
+    seed=st.integers(0, 2**31),
+)
+def test_the_answer_is_exact_after_any_additions_and_removals(
+    library: str, kind: Any, dimension: int, k: int, changes: list[tuple[bool, int]], seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    pool = kind(1200, dimension, rng)
+    index, model = PlaceIndex(dimension, EXACT), dict[int, Rows]()
+    with pytest.MonkeyPatch.context() as patch:
+        if library == "none":
+            patch.setattr(proven_search, "numkong", lambda: None)
+        for removes, count in changes:
+            if removes and model:
+                gone = rng.permutation(sorted(model))[:count]
+                index.remove(gone)
+                for i in gone.tolist():
+                    del model[i]
+            else:
+                free = rng.permutation(np.setdiff1d(np.arange(len(pool)), list(model)))[:count].astype(np.int64)
+                index.add(free, pool[free])
+                model |= {i: pool[i] for i in free.tolist()}
+            for _ in range(3):
+                assert_exact(index, model, a_query(pool, rng), k)
+
+
+@needs_numkong
+@settings(max_examples=60, deadline=None)
+@given(
+    kind=st.sampled_from(KINDS),
+    dimension=st.sampled_from([1, 2, 5, 16, 31, 64, 200, 700]),
+    share=st.floats(0, 1),
+    seed=st.integers(0, 2**31),
+)
+def test_no_bound_is_below_its_cosine(kind: Any, dimension: int, share: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows = kind(120, dimension, rng)
+    number = int(share * dimension)
+    codes = CodedRows(dimension, evenly_mixed(principal_axes(rows, number)) if number else None)
+    codes.append(rows)
+    for _ in range(5):
+        query = a_query(rows, rng)
+        cosines = rows.astype(np.float64) @ query.astype(np.float64)
+        bounds = codes.upper_bounds(query).astype(np.float64)
+        assert np.all(bounds >= cosines)
+        if number == 0:
+            assert np.all(bounds <= cosines + 0.05)
+
+
+@needs_numkong
+@pytest.mark.parametrize("width", [1, 2, 8, 63, 64, 65, 100, 128, 256, 320, 321, 512])
+@pytest.mark.parametrize("count", [1, 5, 64, 257])
+def test_products_of_codes_are_whole_and_exact(width: int, count: int) -> None:
+    rng = np.random.default_rng(width)
+    codes = CodedRows(width, None)
+    codes.append(scattered(count, width, rng))
+    query = rng.integers(-127, 128, size=width).astype(np.int8)
+    query[: width // 2] = 127
+    expected = codes._codes[:count].astype(np.int64) @ query.astype(np.int64)
+    np.testing.assert_array_equal(codes._products(query), expected)
+
+
+OTHER_PROCESSORS = """
+import numkong, numpy as np
+from progeo_edge.coded_rows import CodedRows
+rng = np.random.default_rng(0)
+names = ["genoa", "icelake", "skylake", "haswell", "neonsdot", "neon"]
+available = [name for name in names if numkong.get_capabilities().get(name)]
+for name in [None, *available]:
+    if name is not None:
+        numkong.disable_capability(name)
+    for width in (64, 128, 200, 512):
+        rows = CodedRows(width, None)
+        rows._codes, rows._count = rng.choice(np.array([-127, 127, 126, 1], dtype=np.int8), size=(300, width)), 299
+        query = rng.choice(np.array([-127, 127], dtype=np.int8), size=width)
+        assert np.array_equal(rows._products(query), rows._codes[:299].astype(int) @ query.astype(int)), (name, width)
+print("exact with", len(available), "fewer")
+"""
+
+
+@needs_numkong
+def test_products_are_the_same_for_lesser_processors() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", OTHER_PROCESSORS], capture_output=True, text=True, cwd=Path(__file__).parents[1]
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("exact with")
+
+
+@needs_numkong
+@pytest.mark.parametrize("kind", [scattered, clustered, near_few_axes])
+def test_few_rows_are_compared_in_full(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    rows = kind(4000, 96, rng)
+    index = PlaceIndex(96, EXACT)
+    index.add(np.arange(4000), rows)
+    numbers: list[int] = []
+    original = similar_rows.compared
+
+    def counting(vectors: Rows, chosen: NDArray[np.int64], query: Rows) -> Any:
+        numbers.append(len(chosen))
+        return original(vectors, chosen, query)
+
+    monkeypatch.setattr(proven_search, "compared", counting)
+    for query in rows[::400]:
+        index.search(query, 10)
+    assert numbers, "the bounds were not used"
+    assert sum(numbers) < 0.2 * 10 * len(rows)
+
+
+@needs_numkong
+def test_as_many_axes_as_the_descriptors_need() -> None:
+    rng = np.random.default_rng(0)
+    few = choose_axes(near_few_axes(2000, 40, rng), 100_000, None)
+    assert few is not None
+    assert len(few) < 40
+    np.testing.assert_allclose(few @ few.T, np.eye(len(few)), atol=1e-12)
+    assert choose_axes(scattered(2000, 40, rng), 100_000, None) is None
+    assert choose_axes(scattered(2000, 40, rng), 100_000, few) is None, "axes that no longer fit are given up"
+    assert choose_axes(near_few_axes(2000, 40, rng), 100_000, few) is few, "axes that still fit are kept"
+
+
+def test_principal_axes_hold_the_most() -> None:
+    rows = near_few_axes(500, 30, np.random.default_rng(1))
+    axes = principal_axes(rows, 4)
+    _, _, expected = np.linalg.svd(rows.astype(np.float64), full_matrices=False)
+    np.testing.assert_allclose(np.abs(np.sum(axes * expected[:4], axis=1)), 1.0, atol=1e-3)
+
+
+@needs_numkong
+def test_rows_that_look_alike_are_searched_by_product() -> None:
+    index = PlaceIndex(8, EXACT)
+    index.add(np.arange(300), all_equal(300, 8, np.random.default_rng(0)))
+    assert index._proven._doubtful(index._vectors[:256], index._vectors[0], 4) is None
+    assert index.search(index._vectors[0], 4)[0].tolist() == [0, 1, 2, 3]
+
+
+@needs_numkong
+def test_one_addition_codes_at_most_a_batch() -> None:
+    rng = np.random.default_rng(0)
+    rows = scattered(700, 24, rng)
+    index = PlaceIndex(24, EXACT)
+    index.add(np.arange(500), rows[:500])
+    assert len(index._proven) > 400
+    index._proven.use(evenly_mixed(principal_axes(rows, 5)), 500)
+    model = dict(enumerate(rows[:500]))
+    for i in range(500, 520):
+        before = len(index._proven)
+        index.add([i], rows[i : i + 1])
+        model[i] = rows[i]
+        assert len(index._proven) - before <= 64
+        assert_exact(index, model, a_query(rows, rng), 7)
+    assert len(index) - len(index._proven) < 8
+
+
+@needs_numkong
+def test_a_shrunken_index_gives_its_codes_back() -> None:
+    rows = scattered(300, 8, np.random.default_rng(0))
+    index = PlaceIndex(8, EXACT)
+    index.add(np.arange(300), rows)
+    assert index._proven.bytes_per_row > 0
+    index.remove(np.arange(290))
+    assert (len(index._proven), index._proven.bytes_per_row) == (0, 0)
+    index.add(np.arange(290), rows[:290])
+    assert len(index._proven) > 200
+
+
+def test_without_the_library_the_log_says_so_once(monkeypatch: Any, caplog: Any) -> None:
+    monkeypatch.setattr(proven_search, "numkong", lambda: None)
+    caplog.set_level("INFO")
+    index = PlaceIndex(8, EXACT)
+    index.add(np.arange(100), scattered(100, 8, np.random.default_rng(0)))
+    index.add([100], scattered(1, 8, np.random.default_rng(1)))
+    assert [record.getMessage() for record in caplog.records] == [
+        "numkong cannot be imported: exact search takes the product of all 100 rows"
+    ]
+    assert len(ProvenSearch(8)) == len(index._proven) == 0
+
+
+def test_a_library_that_is_not_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numkong", None)
+    coded_rows.numkong.cache_clear()
+    assert numkong() is None
+    coded_rows.numkong.cache_clear()
+
+
+def test_changes_and_searches_from_threads_stay_exact() -> None:
+    rng = np.random.default_rng(0)
+    rows = clustered(3000, 24, rng)
+    index = PlaceIndex(24, EXACT)
+    index.add(np.arange(1000), rows[:1000])
+    failures: list[BaseException] = []
+
+    def guarded(work: Callable[[], None]) -> threading.Thread:
+        def run() -> None:
+            try:
+                work()
+            except BaseException as error:
+                failures.append(error)
+
+        return threading.Thread(target=run)
+
+    def add() -> None:
+        for start in range(1000, 3000, 20):
+            index.add(np.arange(start, start + 20), rows[start : start + 20])
+
+    def remove() -> None:
+        for keyframe_id in range(0, 400, 2):
+            index.remove([keyframe_id])
+
+    def search() -> None:
+        for keyframe_id in range(401, 1000, 3):
+            ids, similarities = index.search(rows[keyframe_id], 3)
+            assert similarities[0] >= 1 - 1e-6
+            assert keyframe_id in ids.tolist()
+
+    threads = [guarded(work) for work in (add, remove, search, search)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    assert not failures
+    kept = {i: rows[i] for i in range(3000) if i >= 400 or i % 2}
+    for _ in range(20):
+        assert_exact(index, kept, a_query(rows, rng), 12)
