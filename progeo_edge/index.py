@@ -78,6 +78,11 @@ class PlaceIndex:
         """What answers a search now."""
         return "hnsw" if self._graph_answers else "exact"
 
+    @property
+    def code_bytes_per_row(self) -> int:
+        """Memory that the exact search takes beside the descriptors."""
+        return self._proven.bytes_per_row
+
     def add(self, ids: ArrayLike, descriptors: ArrayLike) -> None:
         """Make keyframes findable. All or, on an error, none.
 
@@ -263,9 +268,8 @@ class PlaceIndex:
             budget -= MOVE_BATCH
 
     def _wants_graph(self) -> bool:
-        if self._graph_has_failed or len(self) <= self.config.hnsw_above:
-            return False
-        return len(self) - (0 if self._graph is None else len(self._graph)) > TAIL_LIMIT
+        outside = len(self) - (0 if self._graph is None else len(self._graph))
+        return len(self) > self.config.hnsw_above and outside > TAIL_LIMIT and not self._graph_has_failed
 
     def _choose_axes(self) -> None:
         with self._lock:
@@ -281,9 +285,7 @@ class PlaceIndex:
         while budget > 0:
             with self._lock:
                 num_coded = 0 if self._graph_answers else self._proven.catch_up(self._vectors)
-            if num_coded == 0:
-                return
-            budget -= num_coded
+            budget = budget - num_coded if num_coded else 0
 
     def _drop_worn_graph(self) -> None:
         """Give up a graph that is mostly removed nodes, or that a shrunken index no longer needs."""
