@@ -22,7 +22,7 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
-from progeo_edge.descriptor_rows import grown
+from progeo_edge.descriptor_rows import grow
 from progeo_edge.index_input import NORM_TOLERANCE
 
 LEVELS = 127
@@ -95,8 +95,8 @@ class CodedRows:
     def append(self, vectors: NDArray[np.float32]) -> None:
         """Code (N, D) rows that follow those here."""
         end = self._count + len(vectors)
-        if end + self._folds > len(self._codes):
-            self._grow(end + self._folds)
+        for array in (self._codes, self._scales, self._rounding, self._off_axes):
+            grow(array, end + self._folds)
         self._write(slice(self._count, end), vectors)
         self._count = end
 
@@ -150,12 +150,6 @@ class CodedRows:
         codes, scales, rounding, _, off_axes = coded(vectors.astype(np.float64), self.axes)
         self._codes[rows], self._scales[rows] = codes, scales
         self._rounding[rows], self._off_axes[rows] = _rounded_up(rounding), _rounded_up(off_axes)
-
-    def _grow(self, count: int) -> None:
-        self._codes = grown(self._codes, count, self._count)
-        self._scales = grown(self._scales, count, self._count)
-        self._rounding = grown(self._rounding, count, self._count)
-        self._off_axes = grown(self._off_axes, count, self._count)
 
 
 def coded(

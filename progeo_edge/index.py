@@ -26,6 +26,8 @@ TAIL_LIMIT = 1024
 """Descriptors outside the graph that are searched exactly before some are moved into it."""
 MOVE_BATCH = 32
 """Descriptors moved into the graph at a time, so that neither an `add` nor a search beside it stalls for long."""
+MOST_MOVED = 20_000
+"""Descriptors moved by one `add` of a whole map; the rest follows with later ones, while the search is exact."""
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -248,7 +250,7 @@ class PlaceIndex:
     # -- what follows a change, in batches: a search waits for one of them and not for the build of a whole graph -----
 
     def _keep_up(self, num_changed: int) -> None:
-        self._fill_graph(num_changed + MOVE_BATCH)
+        self._fill_graph(min(num_changed, MOST_MOVED) + MOVE_BATCH)
         self._choose_axes()
         self._code_rows(num_changed + 1)
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from progeo_edge.coded_rows import CodedRows, numkong
-from progeo_edge.leading_axes import Axes, choose_axes
+from progeo_edge.leading_axes import Axes, better_axes, choose_axes
 from progeo_edge.similar_rows import SimilarRows, by_product, compared, lowest_of_interest
 
 CODED_FROM = 8192
@@ -114,7 +114,7 @@ class ProvenSearch:
 
     def choose(self, sample: NDArray[np.float32], count: int) -> Axes:
         """The axes for so many rows like the (S, D) sample; changes nothing, so it needs no lock."""
-        return choose_axes(sample, count, self.axes)
+        return better_axes(sample, count, self.axes) if self._is_on else choose_axes(sample, count)
 
     def use(self, axes: Axes, count: int) -> None:
         """Code along these axes from now on; rows coded along others wait to be coded again."""

@@ -130,6 +130,17 @@ def test_search_is_exact_while_a_graph_is_being_built() -> None:
     assert 3030 < len(index) < 3200, "some rows were searched exactly, then the graph took over"
 
 
+def test_a_whole_map_at_once_does_not_wait_for_its_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("progeo_edge.index.MOST_MOVED", 640)
+    rows = clustered_rows(3000, 16)
+    index = built(rows, SMALL_GRAPH)
+    assert str(index.kind) == "exact"
+    for count in range(3000, 3100):
+        index.add([count], clustered_rows(1, 16, seed=count))
+    assert str(index.kind) == "hnsw"
+    assert len(index) == 3100
+
+
 def test_a_long_drive_does_not_lose_places_of_long_ago() -> None:
     """Each keyframe resembles its neighbours in time only; a graph built in their order has recall 0.91 here."""
     rng = np.random.default_rng(0)

@@ -19,7 +19,7 @@ from progeo_edge import coded_rows, leading_axes, proven_search, similar_rows
 from progeo_edge.coded_rows import CodedRows, numkong
 from progeo_edge.config import SearchConfig
 from progeo_edge.index import PlaceIndex
-from progeo_edge.leading_axes import choose_axes, evenly_mixed, principal_axes
+from progeo_edge.leading_axes import better_axes, choose_axes, evenly_mixed, principal_axes
 from progeo_edge.proven_search import ProvenSearch
 
 Rows = NDArray[np.float32]
@@ -127,7 +127,7 @@ def a_query(rows: Rows, rng: np.random.Generator) -> Rows:
 
 
 @pytest.mark.parametrize("library", ["numkong", "none"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     kind=st.sampled_from(KINDS),
     dimension=st.sampled_from([1, 2, 3, 7, 8, 17, 33, 64, 100, 330]),
@@ -158,8 +158,19 @@ def test_the_answer_is_exact_after_any_additions_and_removals(
                 assert_exact(index, model, a_query(pool, rng), k)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_cosines_that_are_cut_tie_by_id(sign: int) -> None:
+    """Norms of 1 within 1e-3 are accepted, so that cosines may lie beyond 1."""
+    rows = np.array([[1.0004], [1.0003], [1.0002], [1.0001]], dtype=np.float32)
+    index = PlaceIndex(1, EXACT)
+    index.add([7, 5, 6, 4], rows)
+    ids, similarities = index.search([float(sign)], 2)
+    assert ids.tolist() == [4, 5]
+    assert similarities.tolist() == [sign, sign]
+
+
 @needs_numkong
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     kind=st.sampled_from(KINDS),
     dimension=st.sampled_from([1, 2, 5, 16, 31, 64, 200, 700]),
@@ -245,20 +256,20 @@ def test_few_rows_are_compared_in_full(kind: Any, monkeypatch: pytest.MonkeyPatc
 @needs_numkong
 def test_as_many_axes_as_the_descriptors_need() -> None:
     rng = np.random.default_rng(0)
-    few = choose_axes(near_few_axes(2000, 40, rng), 100_000, None)
+    few = choose_axes(near_few_axes(2000, 40, rng), 100_000)
     assert few is not None
     assert len(few) < 40
     np.testing.assert_allclose(few @ few.T, np.eye(len(few)), atol=1e-12)
-    assert choose_axes(scattered(2000, 40, rng), 100_000, None) is None
-    assert choose_axes(scattered(2000, 40, rng), 100_000, few) is None, "axes that no longer fit are given up"
-    assert choose_axes(near_few_axes(2000, 40, rng), 100_000, few) is few, "axes that still fit are kept"
+    assert choose_axes(scattered(2000, 40, rng), 100_000) is None
+    assert better_axes(scattered(2000, 40, rng), 100_000, few) is None, "axes that no longer fit are given up"
+    assert better_axes(near_few_axes(2000, 40, rng), 100_000, few) is few, "axes that still fit are kept"
 
 
 def test_principal_axes_hold_the_most() -> None:
     rows = near_few_axes(500, 30, np.random.default_rng(1))
     axes = principal_axes(rows, 4)
     _, _, expected = np.linalg.svd(rows.astype(np.float64), full_matrices=False)
-    np.testing.assert_allclose(np.abs(np.sum(axes * expected[:4], axis=1)), 1.0, atol=1e-3)
+    np.testing.assert_allclose(np.abs(np.sum(axes * expected[:4], axis=1)), 1.0, atol=1e-2)
 
 
 @needs_numkong
