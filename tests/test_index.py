@@ -116,6 +116,22 @@ def test_a_graph_that_finds_everything_is_kept(caplog: pytest.LogCaptureFixture)
     assert not caplog.records
 
 
+def test_the_watch_hears_of_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recall_watch, "ROWS_AT_A_TIME", 1000)
+    rows = clustered_rows(3000, 32)
+    index = built(rows, SMALL_GRAPH)
+    index.search(rows[0], 1)
+    index.add([5000], rows[:1])
+    assert index.watch._newcomers == {5000}
+    index.search(rows[1], 1)
+    index.remove([0])
+    index.search(rows[2], 1)
+    index.search(rows[3], 1)
+    assert index.watch.num_checks == 0, "the first query is not judged, and the second needs three searches"
+    index.search(rows[4], 1)
+    assert index.watch.num_checks == 1
+
+
 def test_search_is_exact_while_a_graph_is_being_built() -> None:
     rows = clustered_rows(4000, 16)
     index = PlaceIndex(16, SearchConfig(hnsw_above=3000, hnsw_ef=1, hnsw_m=2, hnsw_ef_construction=8))

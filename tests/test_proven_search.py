@@ -299,6 +299,18 @@ def test_one_addition_codes_at_most_a_batch() -> None:
 
 
 @needs_numkong
+def test_a_waiting_row_that_takes_a_coded_place_is_found_there() -> None:
+    rows = scattered(130, 24, np.random.default_rng(0))
+    index = PlaceIndex(24, EXACT)
+    index.add(np.arange(130), rows)
+    assert len(index._proven) == 128
+    index.remove([3, 8])
+    assert len(index._proven) == 128
+    for moved in (128, 129):
+        assert index.search(rows[moved], 1)[0].tolist() == [moved]
+
+
+@needs_numkong
 def test_a_shrunken_index_gives_its_codes_back() -> None:
     rows = scattered(300, 8, np.random.default_rng(0))
     index = PlaceIndex(8, EXACT)
