@@ -85,7 +85,7 @@ def _halve(image: Image, across: int, down: int) -> Image:
 
 def _kernel(side: Plan | None) -> NDArray[np.float32]:
     neighbour = 0 if side is None else side.neighbour
-    return np.array([neighbour, _STEPS - 2 * neighbour, neighbour]).astype(np.float32) / np.float32(_STEPS)
+    return np.asarray([neighbour / _STEPS, 1.0 - 2.0 * neighbour / _STEPS, neighbour / _STEPS], dtype=np.float32)
 
 
 def _resize(image: Image, width_px: int, height_px: int, interpolation: int) -> Image:
