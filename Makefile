@@ -33,7 +33,7 @@ $(VENV)/.runtime: $(UV) pyproject.toml
 	touch $@
 
 $(VENV)/.dev: $(UV) pyproject.toml
-	$(UV) pip install --quiet -e '.[onnx,graph,bags,train,export]' -e ros_bridge/progeo_ros --group dev
+	$(UV) pip install --quiet -e '.[onnx,openvino,graph,bags,train,export]' -e ros_bridge/progeo_ros --group dev
 	touch $@
 
 # The real g2o, which tests of the pose graph solve with; without wheels for this machine they skip.

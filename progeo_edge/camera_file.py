@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 
 from progeo_edge.errors import ConfigError, InputError
 from progeo_edge.geometry import Camera, Cameras, FloatArray, check_transform
@@ -59,6 +58,8 @@ def load_cameras(path: str | Path) -> Cameras:
     Raises:
         ConfigError: unreadable, an unknown key, or a value that no camera has.
     """
+    import yaml
+
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

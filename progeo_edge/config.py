@@ -223,6 +223,15 @@ class RelocalisationConfig(Section):
     agreement_deg: float = Field(10.0, gt=0, description="and be turned by this angle")
 
 
+class EncoderConfig(Section):
+    """How an exported encoder uses the CPU."""
+
+    threads: int = Field(0, ge=0, le=1024, description="threads of one inference; 0: one per core")
+    spin: bool = Field(
+        False, description="ONNX Runtime's threads wait by polling: only for a computer that does nothing else"
+    )
+
+
 class StoreConfig(Section):
     """What the map keeps."""
 
@@ -236,19 +245,20 @@ class Config(Section):
     """All settings of a `LoopDetector`."""
 
     profile: Profile = Field("conservative", description="where the defaults of all others come from")
-    keyframe: KeyframeConfig = KeyframeConfig()
-    recognisable: RecognisableConfig = RecognisableConfig()
-    exclusion: ExclusionConfig = ExclusionConfig()
-    search: SearchConfig = SearchConfig()
-    gate: GateConfig = GateConfig()
-    motion: MotionConfig = MotionConfig()
-    calibration: CalibrationConfig = CalibrationConfig()
-    verification: VerificationConfig = VerificationConfig()
-    odometry: OdometryConfig = OdometryConfig()
-    consistency: ConsistencyConfig = ConsistencyConfig()
-    budget: BudgetConfig = BudgetConfig()
-    relocalisation: RelocalisationConfig = RelocalisationConfig()
-    store: StoreConfig = StoreConfig()
+    encoder: EncoderConfig = Field(default_factory=EncoderConfig)
+    keyframe: KeyframeConfig = Field(default_factory=KeyframeConfig)
+    recognisable: RecognisableConfig = Field(default_factory=RecognisableConfig)
+    exclusion: ExclusionConfig = Field(default_factory=ExclusionConfig)
+    search: SearchConfig = Field(default_factory=SearchConfig)
+    gate: GateConfig = Field(default_factory=GateConfig)
+    motion: MotionConfig = Field(default_factory=MotionConfig)
+    calibration: CalibrationConfig = Field(default_factory=CalibrationConfig)
+    verification: VerificationConfig = Field(default_factory=VerificationConfig)
+    odometry: OdometryConfig = Field(default_factory=OdometryConfig)
+    consistency: ConsistencyConfig = Field(default_factory=ConsistencyConfig)
+    budget: BudgetConfig = Field(default_factory=BudgetConfig)
+    relocalisation: RelocalisationConfig = Field(default_factory=RelocalisationConfig)
+    store: StoreConfig = Field(default_factory=StoreConfig)
 
 
 PROFILES: dict[str, dict[str, Any]] = {

@@ -16,6 +16,7 @@ from progeo_edge.encoders.backends import Backend, active_backend, check_choice,
 from progeo_edge.encoders.descriptor_rows import DescriptorError
 from progeo_edge.encoders.golden import Golden, GoldenError, accuracy_limits, measure_golden, read_golden
 from progeo_edge.encoders.onnx import OnnxEncoder
+from progeo_edge.encoders.openvino import OpenVinoEncoder
 from progeo_edge.encoders.tensorrt import TensorRTEncoder
 from progeo_edge.errors import ModelError
 from progeo_edge.graph_file import check_file
@@ -189,7 +190,10 @@ def _check_files(folder: Path, manifest: Manifest) -> list[str]:
     return problems
 
 
-def _run(folder: Path, manifest: Manifest, golden: Golden, encoder: OnnxEncoder | TensorRTEncoder) -> Verdict:
+AnyEncoder = OnnxEncoder | OpenVinoEncoder | TensorRTEncoder
+
+
+def _run(folder: Path, manifest: Manifest, golden: Golden, encoder: AnyEncoder) -> Verdict:
     precision = encoder.precision
     assert precision is not None, "only a foreign model has none"
     figures = _judge(_measure(golden, encoder, precision), manifest, precision)
@@ -197,7 +201,7 @@ def _run(folder: Path, manifest: Manifest, golden: Golden, encoder: OnnxEncoder 
     return _verdict(folder, manifest, golden, active_backend(encoder), precision, figures, problems)
 
 
-def _measure(golden: Golden, encoder: OnnxEncoder | TensorRTEncoder, precision: Precision) -> dict[str, float]:
+def _measure(golden: Golden, encoder: AnyEncoder, precision: Precision) -> dict[str, float]:
     found = encoder.raw_descriptors(list(golden.images))
     stored = _cosines(golden.descriptors)
     distance = 1.0 - float(stored[~np.eye(len(stored), dtype=bool)].mean())

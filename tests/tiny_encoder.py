@@ -11,7 +11,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -47,10 +47,12 @@ def tiny_graph(
     half: bool = False,
     gain: float = 1.0,
     extra_output: bool = False,
+    pooling: Literal["resize", "average"] = "resize",
 ) -> onnx.ModelProto:
     """The encoder's graph: dtype "uint8" is NHWC BGR normalised inside, "float32" is NCHW RGB normalised outside.
 
     `half` computes the convolution in float16; `gain` scales its weights (0 gives a zero descriptor, 1e30 overflows).
+    `pooling` makes the grid: "resize" antialiased, of any size, "average" of images of the tiny size alone.
     """
     rng = np.random.default_rng(seed)
     kind = np.float16 if half else np.float32
@@ -73,7 +75,6 @@ def tiny_graph(
         "feature_axis": np.array([1], np.int64),
         "grid_axes": np.array([2, 3], np.int64),
     }
-    initializers = [numpy_helper.from_array(value, name) for name, value in weights.items()]
     inner = TensorProto.FLOAT16 if half else TensorProto.FLOAT
     node = helper.make_node
     nodes = [
@@ -82,10 +83,7 @@ def tiny_graph(
         node("Conv", ["conv_in", "filters", "bias"], ["conv"], strides=[2, 2], pads=[2, 2, 2, 2]),
         node("Relu", ["conv"], ["relu"]),
         node("Cast", ["relu"], ["head_in"], to=TensorProto.FLOAT),
-        node("Shape", ["head_in"], ["shape"]),
-        node("Slice", ["shape", "zero", "one"], ["count"]),
-        node("Concat", ["count", "grid"], ["grid_shape"], axis=0),
-        node("Resize", ["head_in", "", "", "grid_shape"], ["pooled"], mode="linear", antialias=1),
+        *_pooling_nodes(pooling),
         node("ReduceMean", ["pooled", "grid_axes"], ["level"]),
         node("Sub", ["pooled", "level"], ["centred"]),
         node("Reshape", ["centred", "flat"], ["vector"]),
@@ -94,6 +92,8 @@ def tiny_graph(
         node("Max", ["norm", "tiny"], ["safe_norm"]),
         node("Div", ["projected", "safe_norm"], ["descriptor"]),
     ]
+    used = {name for item in nodes for name in item.input}
+    initializers = [numpy_helper.from_array(value, name) for name, value in weights.items() if name in used]
     uint8 = dtype == "uint8"
     shape = [batch, "height", "width", 3] if uint8 else [batch, 3, "height", "width"]
     image = helper.make_tensor_value_info("image", TensorProto.UINT8 if uint8 else TensorProto.FLOAT, shape)
@@ -104,6 +104,18 @@ def tiny_graph(
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def _pooling_nodes(pooling: str) -> list[Any]:
+    node = helper.make_node
+    if pooling == "average":
+        return [node("AveragePool", ["head_in"], ["pooled"], kernel_shape=[4, 4], strides=[4, 4])]
+    return [
+        node("Shape", ["head_in"], ["shape"]),
+        node("Slice", ["shape", "zero", "one"], ["count"]),
+        node("Concat", ["count", "grid"], ["grid_shape"], axis=0),
+        node("Resize", ["head_in", "", "", "grid_shape"], ["pooled"], mode="linear", antialias=1),
+    ]
 
 
 def _input_nodes(dtype: str) -> list[Any]:
@@ -257,7 +269,7 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "wrong output name": (_set(output_name="vector"), "no output 'vector'; it has descriptor"),
     "graph of another type": (
         lambda folder: replace_graph(folder, tiny_graph(dtype="float32")),
-        r"takes tensor\(float\), but its description says uint8",
+        r"takes float32, but its description says uint8",
     ),
     "not a graph": (_not_a_graph, "no readable ONNX file|cannot be loaded"),
 }

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from progeo_edge.bundle import ModelSpec
     from progeo_edge.calibration import Calibration
-    from progeo_edge.config import Config
+    from progeo_edge.config import Config, EncoderConfig
 
 HELP = """
 Learn which similarity is enough to believe that two images show one place, without labels.
@@ -53,7 +53,7 @@ def calibrate(
         int | None, typer.Option(help="of the whitening: axes to keep; by default half of them, at most 512")
     ] = None,
     encoder: Annotated[str, typer.Option(help="of a recording: as for progeo-run")] = "vlad",
-    backend: Annotated[Literal["auto", "tensorrt", "onnx"], typer.Option(help="of a bundle")] = "auto",
+    backend: Annotated[Literal["auto", "tensorrt", "openvino", "onnx"], typer.Option(help="of a bundle")] = "auto",
     camera: Annotated[Path | None, typer.Option(help="of a recording: camera YAML")] = None,
     poses: Annotated[Path | None, typer.Option(help="image folder: CSV with the odometry of its images")] = None,
     config_file: Annotated[Path | None, typer.Option("--config", help="YAML with settings; see docs/config.md")] = None,
@@ -65,7 +65,7 @@ def calibrate(
     overrides = [*(settings or ()), *([] if rate is None else [f"calibration.max_false_per_hour={rate}"])]
     config = load_config(config_file, overrides=overrides, defaults={"budget": {"deadline_ms": 0.0}})
     if whiten is not None:
-        _whiten(source_or_map, whiten, dimension, encoder=encoder, backend=backend)
+        _whiten(source_or_map, whiten, dimension, encoder=encoder, backend=backend, cpu=config.encoder)
         return
     if _is_map(source_or_map):
         found = _from_map(source_or_map, config, store=store)
@@ -102,7 +102,7 @@ def _from_recording(
     config: Config,
     *,
     encoder: str,
-    backend: Literal["auto", "tensorrt", "onnx"],
+    backend: Literal["auto", "tensorrt", "openvino", "onnx"],
     camera: Path | None,
     poses: Path | None,
 ) -> dict[str, Calibration]:
@@ -113,7 +113,7 @@ def _from_recording(
     from progeo_edge.sources import open_source
 
     frames = open_source(path, camera=load_camera(camera) if camera else None, poses=poses)
-    model = load_encoder(encoder, backend=backend)
+    model = load_encoder(encoder, backend=backend, threads=config.encoder.threads, spin=config.encoder.spin)
     with MapStore.create(None, model.spec) as map_store:
         detector = LoopDetector(model, map_store, frames.camera, config)
         with progress() as bar:
@@ -128,7 +128,13 @@ def _from_recording(
 
 
 def _whiten(
-    path: Path, out: Path, dimension: int | None, *, encoder: str, backend: Literal["auto", "tensorrt", "onnx"]
+    path: Path,
+    out: Path,
+    dimension: int | None,
+    *,
+    encoder: str,
+    backend: Literal["auto", "tensorrt", "openvino", "onnx"],
+    cpu: EncoderConfig,
 ) -> None:
     """Learn a whitening from the descriptors of a map, or of all frames of a recording."""
     from rich.markup import escape
@@ -140,7 +146,7 @@ def _whiten(
         with MapStore.open(path, read_only=True) as map_store:
             descriptors, spec = map_store.descriptors()[1], map_store.spec
     else:
-        descriptors, spec = _describe(path, encoder, backend)
+        descriptors, spec = _describe(path, encoder, backend, cpu)
     whitening = fit_whitening(descriptors, spec, dimension=dimension)
     save_whitening(out, whitening)
     kept = whitening.header.dimension
@@ -151,14 +157,15 @@ def _whiten(
 
 
 def _describe(
-    path: Path, encoder: str, backend: Literal["auto", "tensorrt", "onnx"]
+    path: Path, encoder: str, backend: Literal["auto", "tensorrt", "openvino", "onnx"], cpu: EncoderConfig
 ) -> tuple[NDArray[np.float32], ModelSpec]:
     import numpy as np
 
     from progeo_edge.encoders import load_encoder
     from progeo_edge.sources import open_source
 
-    frames, model = open_source(path), load_encoder(encoder, backend=backend)
+    frames = open_source(path)
+    model = load_encoder(encoder, backend=backend, threads=cpu.threads, spin=cpu.spin)
     described = []
     with progress() as bar:
         task = bar.add_task("describing frames", total=frames.num_frames)

@@ -11,6 +11,7 @@ import typer
 from progeo_edge.errors import ConfigError, SourceError
 
 if TYPE_CHECKING:
+    from progeo_edge.config import EncoderConfig
     from progeo_edge.encoders import Encoder
     from progeo_edge.evaluation.labels import Matches
     from progeo_edge.evaluation.true_poses import TruePoses
@@ -52,8 +53,10 @@ def read_truth(
     return read_true_poses(truth, Nearness(radius_m, max_angle_deg, neutral_m))
 
 
-def open_encoder(name: str, whitening: Path | None = None) -> Encoder:
+def open_encoder(name: str, whitening: Path | None = None, cpu: EncoderConfig | None = None) -> Encoder:
     """One of the two baselines by name, or what `load_encoder` opens, whitened when a file is given.
+
+    `cpu` says how a bundle uses the CPU; None takes the defaults.
 
     Raises:
         ConfigError: a whitening for a baseline.
@@ -70,7 +73,9 @@ def open_encoder(name: str, whitening: Path | None = None) -> Encoder:
         return OrbBowEncoder()
     from progeo_edge.encoders import load_encoder
 
-    return load_encoder(name, whitening=whitening)
+    if cpu is None:
+        return load_encoder(name, whitening=whitening)
+    return load_encoder(name, whitening=whitening, threads=cpu.threads, spin=cpu.spin)
 
 
 def write_json(record: dict[str, Any], path: Path | None) -> None:

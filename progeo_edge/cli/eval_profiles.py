@@ -94,7 +94,7 @@ def profiles(
         return open_source(source, kind=kind, rate_hz=rate, fps=fps, stamps=stamps, poses=poses, camera=calibration)
 
     num_frames = opened().num_frames
-    model = open_encoder(encoder)
+    model = open_encoder(encoder, cpu=chosen[0].config.encoder)
     try:
         with progress() as bar:
 

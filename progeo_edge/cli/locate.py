@@ -38,7 +38,7 @@ def locate(
     map_file: Annotated[Path, typer.Argument(metavar="MAP", help="map file, such as out/map.progeo")],
     source: Annotated[Path, typer.Argument(help="image, folder, video, CSV list, data set or bag")],
     encoder: Annotated[str, typer.Option(help="the one that made the map, as in progeo-run")] = "vlad",
-    backend: Annotated[Literal["auto", "tensorrt", "onnx"], typer.Option(help="of a bundle")] = "auto",
+    backend: Annotated[Literal["auto", "tensorrt", "openvino", "onnx"], typer.Option(help="of a bundle")] = "auto",
     precision: Annotated[Literal["fp32", "fp16", "int8"] | None, typer.Option(help="of a bundle")] = None,
     whitening: Annotated[
         Path | None, typer.Option(help="whitening of this encoder, from progeo-calibrate --whiten")
@@ -72,7 +72,14 @@ def locate(
     options: dict[str, Any] = {"kind": kind, "rate_hz": rate, "fps": fps, "poses": poses}
     options |= {"image_topic": image_topic, "odom_topic": odom_topic}
     frames, known_camera = _open(source, load_cameras(camera) if camera else None, options)
-    model = load_encoder(encoder, backend=backend, precision=precision, whitening=whitening)
+    model = load_encoder(
+        encoder,
+        backend=backend,
+        precision=precision,
+        whitening=whitening,
+        threads=config.encoder.threads,
+        spin=config.encoder.spin,
+    )
     with MapStore.open(map_file, spec=model.spec, read_only=True) as store:
         relocaliser = Relocaliser(LoopDetector(model, store, known_camera, config))
         looked_at = _look(relocaliser, frames)

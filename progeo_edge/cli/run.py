@@ -42,8 +42,8 @@ def run(
         ),
     ] = "vlad",
     backend: Annotated[
-        Literal["auto", "tensorrt", "onnx"],
-        typer.Option(help="of a bundle; auto: TensorRT where its engine is built already, else ONNX Runtime"),
+        Literal["auto", "tensorrt", "openvino", "onnx"],
+        typer.Option(help="of a bundle; auto: TensorRT where its engine is built, OpenVINO on x86, else ONNX Runtime"),
     ] = "auto",
     precision: Annotated[
         Literal["fp32", "fp16", "int8"] | None,
@@ -111,7 +111,14 @@ def run(
         right_topic=right_topic,
         camera_info_topic=camera_info_topic,
     )
-    model = load_encoder(encoder, backend=backend, precision=precision, whitening=whitening)
+    model = load_encoder(
+        encoder,
+        backend=backend,
+        precision=precision,
+        whitening=whitening,
+        threads=config.encoder.threads,
+        spin=config.encoder.spin,
+    )
     with open_run_folder(out, model.spec, config, existing_map=existing_map, resume=resume, force=force) as map_store:
         detector = LoopDetector(model, map_store, frames.camera, config, session=frames.name, resume=resume)
         skip_until_ns = _last_stamp_ns(map_store) if resume else None

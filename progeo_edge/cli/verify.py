@@ -22,7 +22,7 @@ Prove a model on the device that will run it.
 A bundle (the folder that `progeo-export` writes) carries a few images and the descriptors that the model must give for
 them. This command compares every file of the bundle with its hash, runs those images on this device, and compares the
 descriptors with the stored ones. Run it after copying a bundle to a robot, and after every update of JetPack, of the
-driver or of ONNX Runtime.
+driver, of OpenVINO or of ONNX Runtime.
 
 **Examples**
 
@@ -51,8 +51,8 @@ app = new_app(HELP)
 def verify(
     bundle: Annotated[Path, typer.Argument(help="folder with a manifest.json")],
     backend: Annotated[
-        Literal["auto", "tensorrt", "onnx"],
-        typer.Option(help="auto: TensorRT where its engine is built already, else ONNX Runtime"),
+        Literal["auto", "tensorrt", "openvino", "onnx"],
+        typer.Option(help="auto: TensorRT where its engine is built already, OpenVINO on x86, else ONNX Runtime"),
     ] = "auto",
     precision: Annotated[
         Literal["fp32", "fp16", "int8"] | None,

@@ -41,6 +41,8 @@ def load_encoder(
     backend: Backend = "auto",
     precision: Precision | None = None,
     whitening: str | Path | None = None,
+    threads: int = 0,
+    spin: bool = False,
 ) -> Encoder:
     """Open an encoder. The log (INFO) says what really runs, and why a better backend does not.
 
@@ -49,18 +51,23 @@ def load_encoder(
             or an .onnx file beside a .yaml of the same name that states its preprocessing, or a .safetensors
             checkpoint of progeo-train (with the training extra installed).
         backend: Of a bundle. "tensorrt" runs its TensorRT engine, and builds it first when there is none, which takes
-            minutes; "onnx" runs ONNX Runtime on CUDA, OpenVINO or the CPU, the first that works; "auto" takes TensorRT
-            when an engine for this device has been built, else "onnx".
+            minutes; "openvino" runs OpenVINO on the CPU; "onnx" runs ONNX Runtime on CUDA, its OpenVINO provider or the
+            CPU, the first that works; "auto" takes TensorRT when an engine for this device has been built, else, on an
+            x86 CPU without a GPU for ONNX Runtime, OpenVINO where it is installed and gives the bundle's golden
+            descriptors, else "onnx".
         precision: Of a bundle. None takes FP16 where TensorRT runs a bundle that has it, else FP32. Maps of the two fit
             each other; INT8 is another model to them.
         whitening: File of `progeo-calibrate --whiten`, learned for this model; the two together are another model to
             maps. None for none.
+        threads: Of one inference on the CPU; 0 takes one per core.
+        spin: ONNX Runtime's threads wait for work by polling: a little faster when the cores are free, far slower when
+            other programs want them.
 
     Raises:
         ModelError: missing, altered or unsuitable model; missing extra; a backend or precision that the model or this
             device does not have.
     """
-    inner = _open(path, backend, precision)
+    inner = _open(path, backend, precision, threads, spin)
     if whitening is None:
         return inner
     from progeo_edge.encoders.whitening import WhitenedEncoder, load_whitening
@@ -72,11 +79,11 @@ def load_encoder(
         raise
 
 
-def _open(path: str | Path, backend: Backend, precision: Precision | None) -> Encoder:
+def _open(path: str | Path, backend: Backend, precision: Precision | None, threads: int, spin: bool) -> Encoder:
     check_choice(backend, precision)
     is_checkpoint = Path(path).suffix.lower() == ".safetensors"
     if str(path) != "vlad" and not is_checkpoint:
-        return open_model(Path(path), backend, precision)
+        return open_model(Path(path), backend, precision, threads=threads, spin=spin)
     if backend != "auto" or precision is not None:
         what = "is a checkpoint, which torch runs: export it with progeo-export" if is_checkpoint else "is built in"
         raise ModelError(f"model {path} {what}; backend and precision can only be chosen for a bundle")

@@ -1,10 +1,12 @@
-"""Which backend runs a model on this device: TensorRT where its engine is ready, else ONNX Runtime."""
+"""Which backend runs a model here: TensorRT where its engine is ready, OpenVINO on x86 CPUs, else ONNX Runtime."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import logging
+import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -14,11 +16,14 @@ from progeo_edge.errors import ModelError
 if TYPE_CHECKING:
     from progeo_edge.encoders import Encoder
     from progeo_edge.encoders.onnx import OnnxEncoder
+    from progeo_edge.encoders.openvino import OpenVinoEncoder
     from progeo_edge.encoders.tensorrt import TensorRTEncoder
 
 _log = logging.getLogger(__name__)
 
-Backend = Literal["auto", "tensorrt", "onnx"]
+Backend = Literal["auto", "tensorrt", "openvino", "onnx"]
+
+_X86 = ("x86_64", "amd64")
 
 _ENGINE_PREFERENCE: tuple[Precision, ...] = ("fp16", "fp32")
 """Both are one model to maps. INT8 is another one, so it is not taken where the bundle has one of them."""
@@ -36,14 +41,21 @@ def check_choice(backend: str, precision: str | None) -> None:
 
 
 def open_model(
-    path: Path, backend: Backend = "auto", precision: Precision | None = None
-) -> OnnxEncoder | TensorRTEncoder:
+    path: Path,
+    backend: Backend = "auto",
+    precision: Precision | None = None,
+    *,
+    threads: int = 0,
+    spin: bool = False,
+) -> OnnxEncoder | OpenVinoEncoder | TensorRTEncoder:
     """Open a bundle or a foreign model by a backend.
 
     Args:
         path: Bundle folder, or an .onnx file beside its .yaml.
         backend: As in `load_encoder`.
         precision: As in `load_encoder`.
+        threads: As in `load_encoder`.
+        spin: As in `load_encoder`.
 
     Raises:
         ModelError: as `load_encoder`.
@@ -55,16 +67,27 @@ def open_model(
         if encoder is not None:
             return encoder
         _log.info("TensorRT is not used: %s", reason)
+    if backend == "openvino":
+        return _open_openvino(path, precision, threads)
+    if backend == "auto":
+        checked, reason = _open_checked_openvino(path, precision, threads)
+        if checked is not None:
+            return checked
+        _log.info("OpenVINO is not used: %s", reason)
     from progeo_edge.encoders.onnx import OnnxEncoder
 
-    return OnnxEncoder(path, precision=precision)
+    return OnnxEncoder(path, precision=precision, threads=threads, spin=spin)
 
 
 def active_backend(encoder: Encoder) -> str:
     """What computes descriptors now, for people: "ONNX Runtime 1.20.1, CPUExecutionProvider, fp32"."""
     from progeo_edge.encoders.onnx import OnnxEncoder
+    from progeo_edge.encoders.openvino import OpenVinoEncoder
     from progeo_edge.encoders.tensorrt import TensorRTEncoder
 
+    if isinstance(encoder, OpenVinoEncoder):
+        version = importlib.import_module("openvino").__version__.partition("-")[0]
+        return ", ".join([f"OpenVINO {version}", *([encoder.precision] if encoder.precision else []), encoder.says])
     if isinstance(encoder, TensorRTEncoder):
         from progeo_edge.encoders.cuda import open_gpu
 
@@ -97,6 +120,36 @@ def _open_ready_engine(path: Path, precision: Precision | None) -> tuple[TensorR
             _log.info("a better engine is not used: %s", reason)
         return encoder, ""
     return None, reasons[0]
+
+
+def _open_checked_openvino(path: Path, precision: Precision | None, threads: int) -> tuple[OpenVinoEncoder | None, str]:
+    """An encoder that was compared with the bundle's golden images, or None and the reason."""
+    if platform.machine().lower() not in _X86:
+        return None, f"on {platform.machine()} ONNX Runtime is taken unless OpenVINO is named"
+    if importlib.util.find_spec("openvino") is None:
+        return None, "it is not installed here"
+    if not (path / MANIFEST_NAME).is_file() or read_manifest(path).golden is None:
+        return None, f"{path} has no golden images to check it with"
+    if _onnx_runtime_has_cuda():
+        return None, "ONNX Runtime has a GPU here"
+    try:
+        return _open_openvino(path, precision, threads), ""
+    except ModelError as error:
+        return None, str(error)
+
+
+def _onnx_runtime_has_cuda() -> bool:
+    try:
+        runtime = importlib.import_module("onnxruntime")
+    except ImportError:
+        return False
+    return "CUDAExecutionProvider" in runtime.get_available_providers()
+
+
+def _open_openvino(path: Path, precision: Precision | None, threads: int) -> OpenVinoEncoder:
+    from progeo_edge.encoders.openvino import OpenVinoEncoder
+
+    return OpenVinoEncoder(path, precision=precision, threads=threads)
 
 
 def _engine_precisions(manifest: Manifest) -> list[Precision]:

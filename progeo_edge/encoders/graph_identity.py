@@ -4,15 +4,55 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from progeo_edge.bundle import read_manifest
+from progeo_edge.bundle import ModelSpec, Precision, read_manifest
 from progeo_edge.encoders.onnx_scan import GraphScan, scan_graph
 from progeo_edge.errors import ModelError
 from progeo_edge.graph_file import Graph, check_file, file_sha256, inside, open_graph
 
 _SHARED = "progeo-model-1"
 """Version of the rule by which precisions of one bundle share a fingerprint."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedGraph:
+    """A graph whose content, and that of every file it names, was compared with the hashes that are stated.
+
+    Attributes:
+        graph: The graph file.
+        scan: What is in it.
+        external: Hashes of the files that hold its tensors, in the order of their names.
+    """
+
+    graph: Graph
+    scan: GraphScan
+    external: tuple[str, ...]
+
+    def spec(self, output_name: str, dimension: int) -> ModelSpec:
+        """Identity of the model, whichever backend runs it.
+
+        Args:
+            output_name: Of the descriptor output.
+            dimension: Length D of a descriptor.
+        """
+        return ModelSpec(self.graph.name, dimension, graph_fingerprint(self.graph, self.external, output_name))
+
+
+def open_checked_graph(path: Path, precision: Precision | None = None) -> CheckedGraph:
+    """Find one graph and check everything that a backend would read, without loading it.
+
+    Args:
+        path: As `open_graph`.
+        precision: As `open_graph`.
+
+    Raises:
+        ModelError: as `open_graph` and `check_external_files`; or the file is no ONNX.
+    """
+    graph = open_graph(path, precision)
+    scan = scan_graph(graph.path)
+    return CheckedGraph(graph, scan, tuple(check_external_files(graph, scan)))
 
 
 def check_external_files(graph: Graph, scan: GraphScan) -> list[str]:
@@ -56,5 +96,5 @@ def _shared_weights(graph: Graph, external: Sequence[str]) -> tuple[str, ...]:
         return (graph.checkpoint_sha256,)
     if graph.precision == "fp32" or "fp32" not in read_manifest(graph.folder).graphs:
         return (graph.sha256, *external)
-    exact = open_graph(graph.folder, "fp32")
-    return (exact.sha256, *check_external_files(exact, scan_graph(exact.path)))
+    exact = open_checked_graph(graph.folder, "fp32")
+    return (exact.graph.sha256, *exact.external)

@@ -23,11 +23,10 @@ from progeo_edge.encoders.engine_build import BuildOptions, Recipe, build_plan, 
 from progeo_edge.encoders.engine_cache import EngineCache, EngineKey, timing_name
 from progeo_edge.encoders.engine_session import EngineSession, PlanError
 from progeo_edge.encoders.golden import GoldenError, read_golden, run_golden
-from progeo_edge.encoders.graph_identity import check_external_files, graph_fingerprint
+from progeo_edge.encoders.graph_identity import open_checked_graph
 from progeo_edge.encoders.known_bad import reasons_against
-from progeo_edge.encoders.onnx_scan import scan_graph
 from progeo_edge.errors import ModelError
-from progeo_edge.graph_file import Graph, open_graph
+from progeo_edge.graph_file import Graph
 from progeo_edge.preprocess import to_model_input
 from progeo_edge.types import Image
 
@@ -179,11 +178,11 @@ class _Workshop:
 
     def _open(self, precision: Precision, build: bool) -> tuple[EngineSession, str]:
         recipe = choose_recipe(self._trt, self._manifest, precision, self._folder)
-        graph = open_graph(self._folder, recipe.graph_precision)
-        external = check_external_files(graph, scan_graph(graph.path))
+        checked = open_checked_graph(self._folder, recipe.graph_precision)
+        graph = checked.graph
         # Before the engine, which may take minutes: this reads files that may be damaged.
-        fingerprint = graph_fingerprint(graph, external, self._manifest.output_name)
-        key = self._key(graph, external, recipe)
+        fingerprint = checked.spec(self._manifest.output_name, self._manifest.dimension).fingerprint
+        key = self._key(graph, checked.external, recipe)
         with self._cache.lock(key):
             return self._load_or_build(graph, recipe, key, build), fingerprint
 

@@ -112,7 +112,7 @@ def test_what_cannot_be_run_exits_2_in_one_line(
 
 def test_an_unknown_backend_exits_2_with_the_known_ones(command: Command, bundle: Path):
     code, _, err = command(bundle, "--backend", "tensort")
-    assert code == 2 and "'auto', 'tensorrt', 'onnx'" in err
+    assert code == 2 and "'auto', 'tensorrt', 'openvino', 'onnx'" in err
 
 
 def test_help_teaches_and_loads_nothing_heavy():

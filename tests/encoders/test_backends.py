@@ -19,6 +19,12 @@ from tests.encoders.trt_fixtures import Machine, frames, make_machine, open_and_
 from tests.tiny_encoder import write_tiny_bundle, write_tiny_foreign
 
 
+@pytest.fixture(autouse=True)
+def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `auto` does with it is in test_openvino.py."""
+    monkeypatch.setitem(sys.modules, "openvino", None)
+
+
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     return make_machine(monkeypatch, tmp_path / "user-cache")
@@ -54,8 +60,9 @@ def test_without_tensorrt_onnx_runtime_runs_fp32_and_the_log_says_why(
     assert active_backend(encoder).endswith(", CPUExecutionProvider, fp32")
     lines = [record.getMessage() for record in said.records]
     assert lines[0].startswith("TensorRT is not used: it is not installed here")
-    assert lines[1].startswith("ONNX Runtime runs on CPUExecutionProvider (CUDAExecutionProvider is not in")
-    assert len(lines) == 2 and not any("\n" in line for line in lines)
+    assert lines[1].startswith("OpenVINO is not used: ")
+    assert lines[2].startswith("ONNX Runtime runs on CPUExecutionProvider (CUDAExecutionProvider is not in")
+    assert len(lines) == 3 and not any("\n" in line for line in lines)
     assert not (bundle / "engines").exists()
 
 
@@ -162,7 +169,7 @@ def test_a_foreign_model_runs_by_onnx_runtime_alone(machine: Machine, tmp_path: 
     [
         (
             {"backend": "tensort"},
-            "backend 'tensort' is unknown; did you mean 'tensorrt'. it is one of auto, tensorrt, onnx",
+            "backend 'tensort' is unknown; did you mean 'tensorrt'. it is one of auto, tensorrt, openvino, onnx",
         ),
         ({"backend": None}, "backend None is unknown; it is one of"),
         ({"precision": "fp8"}, "precision 'fp8' is unknown; it is one of fp32, fp16, int8"),

@@ -21,8 +21,8 @@ Value = bool | int | float | str | list[str]
 
 DOCUMENTATION = "the README of progeo_ros"
 
-FIXED_WHILE_CONFIGURED = ("profile", "store.", "verification.detector", "verification.max_features")
-"""Settings of the detector that what is in the map depends on, or that only choose defaults."""
+FIXED_WHILE_CONFIGURED = ("profile", "encoder.", "store.", "verification.detector", "verification.max_features")
+"""Settings of the detector that the content of the map or the open encoder depends on, or that only choose defaults."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from progeo_edge.calibration import Calibration
-from progeo_edge.config import Config
+from progeo_edge.config import Config, EncoderConfig
 from progeo_edge.encoders import Encoder, load_encoder
 from progeo_edge.errors import ConfigError
 from progeo_edge.geometry import Cameras
@@ -61,7 +61,7 @@ class PlaceRecogniser:
             ModelError: the model cannot be used.
             MapError: the map cannot be used, or is of another model.
         """
-        encoder = encoder or open_encoder(node_config)
+        encoder = encoder or open_encoder(node_config, detector_config.encoder)
         try:
             dtype = detector_config.store.descriptor_dtype
             map_in_use = MapInUse.of_settings(node_config.map, encoder.spec, descriptor_dtype=dtype)
@@ -348,15 +348,20 @@ class PlaceRecogniser:
         return Origin(camera_frame, base_frame or frames.base, odom_frame or frames.odom, arrival_ns)
 
 
-def open_encoder(config: NodeConfig) -> Encoder:
+def open_encoder(config: NodeConfig, cpu: EncoderConfig) -> Encoder:
     """The encoder of the settings.
+
+    Args:
+        config: Which model, by which backend.
+        cpu: How it uses the CPU.
 
     Raises:
         ModelError: it cannot be used.
     """
     model = config.model
     path = model.path if model.path == "vlad" else user_path(model.path)
-    return load_encoder(path, backend=model.backend, precision=None if model.precision == "auto" else model.precision)
+    precision = None if model.precision == "auto" else model.precision
+    return load_encoder(path, backend=model.backend, precision=precision, threads=cpu.threads, spin=cpu.spin)
 
 
 def _for_node(config: Config, node_config: NodeConfig) -> Config:

@@ -245,7 +245,7 @@ def _fitting(config: NodeConfig, inputs: Mapping[str, Inputs], folder: Path) -> 
 
 def _open_recogniser(node_config: NodeConfig, config: Config, folder: Path) -> PlaceRecogniser:
     """With a copy of the known map, or a new one, in the working folder; or with the known one, to be asked only."""
-    encoder = open_encoder(node_config)
+    encoder = open_encoder(node_config, config.encoder)
     try:
         if not node_config.map.read_only:
             path = folder / f"map{MAP_SUFFIX}"
