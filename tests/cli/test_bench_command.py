@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from progeo_edge.benchmark import run
 from progeo_edge.benchmark.result_file import read_result
 from progeo_edge.bundle import ModelSpec
 from progeo_edge.cli import bench as bench_command
@@ -17,6 +18,7 @@ from progeo_edge.cli.bench import with_command
 from progeo_edge.config import load_config
 from progeo_edge.detector import LoopDetector
 from progeo_edge.encoders import load_encoder
+from progeo_edge.errors import ModelError
 from progeo_edge.map_store import MapStore
 from progeo_edge.sources import open_source
 from progeo_edge.world import StreetWorld, WorldSource, forward_camera, simulate_drive
@@ -28,7 +30,7 @@ FEW = ("--frames", 10, "--warmup", 1, "--rounds", 2, "--sizes", "50,1k", "--cold
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    def run(*arguments: object) -> tuple[int, str, str]:
+    def enter(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["progeo-bench", *map(str, arguments)])
         monkeypatch.setenv("COLUMNS", "160")
         with pytest.raises(SystemExit) as exit:
@@ -36,7 +38,7 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
         captured = capsys.readouterr()
         return int(exit.value.code or 0), captured.out, captured.err
 
-    return run
+    return enter
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +167,19 @@ def test_what_cannot_be_measured_is_said_in_one_line(command: Command, recording
 def test_a_map_of_another_model_is_refused(command: Command, recording: Path, tmp_path: Path):
     MapStore.create(tmp_path / "m.progeo", ModelSpec("other", 8, "0" * 64)).close()
     assert "other" in refused(command, "vlad", "--source", recording, "--map", tmp_path / "m.progeo", *FEW)
+
+
+def test_threads_and_spin_reach_the_encoder(command: Command, recording: Path, monkeypatch: pytest.MonkeyPatch):
+    opened: list[dict[str, Any]] = []
+
+    def refuse(path: str, **options: Any) -> None:
+        opened.append({"path": path, **options})
+        raise ModelError("no encoder is opened in this test")
+
+    monkeypatch.setattr(run, "load_encoder", refuse)
+    settings = ("--set", "encoder.threads=3", "--set", "encoder.spin=true")
+    assert "no encoder is opened" in refused(command, "b", "--precision", "int8", "--backend", "openvino", *settings)
+    assert opened == [{"path": "b", "backend": "openvino", "precision": "int8", "threads": 3, "spin": True}]
 
 
 # -- compare ---------------------------------------------------------------------------------------------------------
