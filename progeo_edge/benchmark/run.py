@@ -108,7 +108,10 @@ def _measure(
     pipeline = Pipeline(encoder, footage, config, folder, plan.known_map)
     own = pipeline.fill(steps)
     can_forget_peak = forget_peak()
-    drives = [pipeline.drive(plan.warmup, book, meters, steps) for _ in range(plan.rounds)]
+    drives = [
+        pipeline.drive(plan.warmup, book, meters, steps, f"driving, round {number} of {plan.rounds}")
+        for number in range(1, plan.rounds + 1)
+    ]
     peak = peak_mb()
 
     samples = _samples(footage, plan.warmup)
