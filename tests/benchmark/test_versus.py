@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from progeo_edge.benchmark.peers.frames import search_product
 from progeo_edge.benchmark.result_file import read_result
 from progeo_edge.benchmark.versus.cold_start import compare_cold_starts
 from progeo_edge.benchmark.versus.contenders import TORCH_COMPILE, TORCH_EAGER
@@ -156,8 +157,18 @@ def test_exact_answers_have_full_recall_and_wrong_ones_have_not(seed: int, count
     order = np.argsort(-(vectors.queries.astype(float) @ vectors.rows.astype(float).T), axis=1)[:, :10]
     assert recall(vectors, best, list(order)) == {"recall@1": 1.0, "recall@10": 1.0}
     assert recall(vectors, best, [np.full(10, -1)] * num_queries)["recall@1"] == 0.0
+    worst = np.argsort(vectors.queries.astype(float) @ vectors.rows.astype(float).T, axis=1)[:, :10]
+    if count >= 20:
+        assert recall(vectors, best, list(worst)) == {"recall@1": 0.0, "recall@10": 0.0}
     same = [np.repeat(row[:1], 10) for row in order]
     assert recall(vectors, best, same)["recall@10"] == pytest.approx(1 / min(10, count))
+
+
+def test_the_product_of_everybody_gives_the_nearest_in_order():
+    vectors = random_vectors(3000, 16, 1)
+    order = np.argsort(-(vectors.rows @ vectors.queries[0]))
+    np.testing.assert_array_equal(search_product(vectors.rows, vectors.queries[0], 50), order[:50])
+    assert len(search_product(vectors.rows[:3], vectors.queries[0], 50)) == 3
 
 
 def test_equal_rows_are_equally_right():
