@@ -8,7 +8,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -67,8 +69,7 @@ def measure_cold_start(
     book: SeriesBook,
     *,
     repeats: int,
-    backend: str = "auto",
-    precision: str | None = None,
+    options: Mapping[str, Any] | None = None,
     steps: Steps = silent,
 ) -> None:
     """Start fresh processes one after another; every repeat is a round of the series "cold_start.*" and "resident.*".
@@ -81,8 +82,7 @@ def measure_cold_start(
         image: (H, W, 3) BGR uint8, encoded as the first one.
         book: Takes the series.
         repeats: Processes counted, at least 1.
-        backend: As for `load_encoder`.
-        precision: As for `load_encoder`.
+        options: Keyword arguments for `load_encoder`, plain JSON.
         steps: Told of every process.
 
     Raises:
@@ -92,9 +92,8 @@ def measure_cold_start(
     with tempfile.TemporaryDirectory() as folder:
         image_file = Path(folder) / "image.npy"
         np.save(image_file, image, allow_pickle=False)
-        options = {"backend": backend, "precision": precision}
         # A relative folder means the same in the child, which starts in the same place.
-        argument = json.dumps([encoder, options, str(image_file)])
+        argument = json.dumps([encoder, dict(options or {}), str(image_file)])
         for repeat in range(repeats + 1):
             figures = _start_once(argument, encoder)
             if repeat:

@@ -87,7 +87,9 @@ class Pipeline:
             )
         return np.asarray(descriptors, dtype=np.float32)
 
-    def drive(self, warmup: int, book: SeriesBook, meters: Sequence[Meter] = (), steps: Steps = silent) -> Drive:
+    def drive(
+        self, warmup: int, book: SeriesBook, meters: Sequence[Meter] = (), steps: Steps = silent, name: str = "driving"
+    ) -> Drive:
         """Drive the second lap once, and add a round to the series "pipeline.*".
 
         Args:
@@ -95,6 +97,7 @@ class Pipeline:
             book: Takes the series.
             meters: Run over the frames that count.
             steps: Told of every frame.
+            name: What this round is called there.
         """
         path = self._folder / "second_lap.progeo"
         with MapStore.open(self._map, spec=self._encoder.spec, read_only=True) as known:
@@ -102,7 +105,8 @@ class Pipeline:
         try:
             with MapStore.open(path, spec=self._encoder.spec) as store:
                 detector = LoopDetector(self._encoder, store, self._footage.camera, self._config, session="benchmark")
-                drive = self._drive_second_lap(detector, warmup, book, meters, steps)
+                tick = steps(name, self._footage.num_queries)
+                drive = self._drive_second_lap(detector, warmup, book, meters, tick)
         finally:
             for suffix in ("", "-wal", "-shm", ".hnsw"):
                 Path(f"{path}{suffix}").unlink(missing_ok=True)
@@ -118,10 +122,14 @@ class Pipeline:
                 tick()
 
     def _drive_second_lap(
-        self, detector: LoopDetector, warmup: int, book: SeriesBook, meters: Sequence[Meter], steps: Steps
+        self,
+        detector: LoopDetector,
+        warmup: int,
+        book: SeriesBook,
+        meters: Sequence[Meter],
+        tick: Callable[[], None],
     ) -> Drive:
         drive, stages, resident = Drive(), _Stages(), []
-        tick = steps("driving", self._footage.num_queries)
         started_s, size_before = 0.0, 0
         for position, (frame, decode_ms) in enumerate(self._footage.second_lap()):
             if position == warmup:

@@ -21,6 +21,8 @@ _SMALLEST_MS = 1e-3
 _NEGLIGIBLE = 0.002
 """Share of the total below which a stage is a line of text and not of the picture."""
 
+_MARKS = ("p50", "p90", "p99", "max")
+_LEGEND: dict[str, Any] = {"loc": "lower right", "fontsize": 8, "frameon": False}
 _PAPER = {"boxstyle": "square,pad=0.2", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
 
 Series = Mapping[str, Mapping[str, Any]]
@@ -60,7 +62,8 @@ def write_plot(result: BenchmarkResult, path: Path) -> None:
         limits = _limits(stages, parts)
         top = figure.add_subplot(whole)
         _draw_percentiles(top, stages, "Pipeline, per keyframe", limits)
-        top.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, fontsize=8, frameon=False)
+        handles = dict(zip(*reversed(top.get_legend_handles_labels()), strict=True))
+        top.legend([handles[name] for name in _MARKS], _MARKS, bbox_to_anchor=(1, 1), ncols=4, **_LEGEND)
         if parts:
             _draw_percentiles(figure.add_subplot(grid[1, 0]), parts, "Parts alone", limits)
         right = figure.add_subplot(grid[:, 1])
@@ -155,7 +158,7 @@ def _draw_search(axes: Axes, series: dict[str, Mapping[str, Any]], facts: Mappin
     axes.set_title("Search", fontsize=10, loc="left")
     axes.grid(color="#e9ecef", lw=0.7)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=8, frameon=False)
+    axes.legend(bbox_to_anchor=(1, 1), ncols=2, **_LEGEND)
 
 
 def _decade(value: float, rounded: Callable[[float], int]) -> float:

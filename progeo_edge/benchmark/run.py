@@ -79,7 +79,7 @@ def run_benchmark(
         ProgeoError: encoder, source or map cannot be used, or there is too little of them.
     """
     book = SeriesBook()
-    encoder = load_encoder(plan.encoder, backend=plan.backend, precision=plan.precision)
+    encoder = load_encoder(plan.encoder, **_encoder_options(plan, config))
     try:
         check_memory(plan.sizes, encoder.spec.dimension)
         with tempfile.TemporaryDirectory(prefix="progeo-bench-") as folder:
@@ -108,7 +108,10 @@ def _measure(
     pipeline = Pipeline(encoder, footage, config, folder, plan.known_map)
     own = pipeline.fill(steps)
     can_forget_peak = forget_peak()
-    drives = [pipeline.drive(plan.warmup, book, meters, steps) for _ in range(plan.rounds)]
+    drives = [
+        pipeline.drive(plan.warmup, book, meters, steps, f"driving, round {number} of {plan.rounds}")
+        for number in range(1, plan.rounds + 1)
+    ]
     peak = peak_mb()
 
     samples = _samples(footage, plan.warmup)
@@ -126,8 +129,7 @@ def _measure(
             samples[0].image,
             book,
             repeats=plan.cold_starts,
-            backend=plan.backend,
-            precision=plan.precision,
+            options=_encoder_options(plan, config),
             steps=steps,
         )
     else:
@@ -145,6 +147,16 @@ def _measure(
         "threads": _threads(),
         "state_after": describe_state(Path("/"), run_tool),
         "absent": absent,
+    }
+
+
+def _encoder_options(plan: Plan, config: Config) -> dict[str, Any]:
+    """As every command hands them to `load_encoder`."""
+    return {
+        "backend": plan.backend,
+        "precision": plan.precision,
+        "threads": config.encoder.threads,
+        "spin": config.encoder.spin,
     }
 
 

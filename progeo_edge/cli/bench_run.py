@@ -55,7 +55,7 @@ def run(
     quick: Annotated[bool, typer.Option("--quick", help="few frames and rounds: to look, not to compare")] = False,
     camera: Annotated[Path | None, typer.Option(help="camera YAML, as for progeo-run")] = None,
     backend: Annotated[
-        Literal["auto", "tensorrt", "onnx"], typer.Option(help="of a bundle, as for progeo-run")
+        Literal["auto", "tensorrt", "openvino", "onnx"], typer.Option(help="of a bundle, as for progeo-run")
     ] = "auto",
     precision: Annotated[
         Literal["fp32", "fp16", "int8"] | None, typer.Option(help="of a bundle, as for progeo-run")

@@ -9,6 +9,7 @@ from progeo_edge.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from progeo_edge.benchmark.comparison import Change, Comparison
     from progeo_edge.benchmark.result_file import BenchmarkResult
@@ -32,14 +33,13 @@ def check_writable(path: Path | None) -> None:
 
 def print_result(result: BenchmarkResult, out: Console) -> None:
     """Headline, one table, the index, and what is absent."""
-    from rich.table import Table
     from rich.text import Text
 
     from progeo_edge.benchmark.rows import HEADINGS, absent_lines, cells, groups, headline, index_lines, memory_lines
 
     for line in headline(result):
         out.print(Text(line), soft_wrap=True)
-    table = Table(pad_edge=False)
+    table = _table()
     table.add_column("", no_wrap=True)
     for heading in HEADINGS:
         table.add_column(heading, justify="right", no_wrap=True)
@@ -54,6 +54,14 @@ def print_result(result: BenchmarkResult, out: Console) -> None:
         out.print(Text(line), soft_wrap=True)
     for line in absent_lines(result):
         out.print(Text(f"not measured: {line}", style="dim"), soft_wrap=True)
+
+
+def _table() -> Table:
+    """Narrow enough for a terminal of 80 columns."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    return Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
 
 
 def write_markdown(result: BenchmarkResult, path: Path) -> None:
@@ -86,13 +94,12 @@ def write_block(text: str, path: Path) -> None:
 
 def print_comparison(comparison: Comparison, out: Console) -> None:
     """One row per series, and what makes the two results hard to compare."""
-    from rich.table import Table
     from rich.text import Text
 
     from progeo_edge.benchmark.comparison import MIN_CHANGE, SIGNIFICANCE
     from progeo_edge.benchmark.rows import GROUPS, number
 
-    table = Table(pad_edge=False)
+    table = _table()
     table.add_column("", no_wrap=True)
     for heading in ("before", "after", "change", "noise"):
         table.add_column(heading, justify="right", no_wrap=True)

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from progeo_edge.benchmark import run
 from progeo_edge.benchmark.result_file import read_result
 from progeo_edge.bundle import ModelSpec
 from progeo_edge.cli import bench as bench_command
@@ -17,6 +18,7 @@ from progeo_edge.cli.bench import with_command
 from progeo_edge.config import load_config
 from progeo_edge.detector import LoopDetector
 from progeo_edge.encoders import load_encoder
+from progeo_edge.errors import ModelError
 from progeo_edge.map_store import MapStore
 from progeo_edge.sources import open_source
 from progeo_edge.world import StreetWorld, WorldSource, forward_camera, simulate_drive
@@ -28,7 +30,7 @@ FEW = ("--frames", 10, "--warmup", 1, "--rounds", 2, "--sizes", "50,1k", "--cold
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    def run(*arguments: object) -> tuple[int, str, str]:
+    def enter(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["progeo-bench", *map(str, arguments)])
         monkeypatch.setenv("COLUMNS", "160")
         with pytest.raises(SystemExit) as exit:
@@ -36,7 +38,7 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
         captured = capsys.readouterr()
         return int(exit.value.code or 0), captured.out, captured.err
 
-    return run
+    return enter
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +127,7 @@ def test_a_known_map_and_markdown_in_place_of_tables(command: Command, recording
     before = known.read_bytes()
     files = ("--json", tmp_path / "b.json", "--markdown", "-")
     code, out, _ = command("vlad", "--source", recording, "--map", known, *FEW, *files)
-    assert code == 0 and out.startswith("**progeo-bench run**") and "┃" not in out
+    assert code == 0 and out.startswith("**progeo-bench run**") and "not measured: " not in out
     assert known.read_bytes() == before, "the map is copied"
     figures = read_result(tmp_path / "b.json").figures
     assert figures["map"] == {"keyframes": 22, "given": True} and figures["rounds"]["frames_per_round"] == 10
@@ -167,6 +169,19 @@ def test_a_map_of_another_model_is_refused(command: Command, recording: Path, tm
     assert "other" in refused(command, "vlad", "--source", recording, "--map", tmp_path / "m.progeo", *FEW)
 
 
+def test_threads_and_spin_reach_the_encoder(command: Command, recording: Path, monkeypatch: pytest.MonkeyPatch):
+    opened: list[dict[str, Any]] = []
+
+    def refuse(path: str, **options: Any) -> None:
+        opened.append({"path": path, **options})
+        raise ModelError("no encoder is opened in this test")
+
+    monkeypatch.setattr(run, "load_encoder", refuse)
+    settings = ("--set", "encoder.threads=3", "--set", "encoder.spin=true")
+    assert "no encoder is opened" in refused(command, "b", "--precision", "int8", "--backend", "openvino", *settings)
+    assert opened == [{"path": "b", "backend": "openvino", "precision": "int8", "threads": 3, "spin": True}]
+
+
 # -- compare ---------------------------------------------------------------------------------------------------------
 
 
@@ -184,7 +199,7 @@ def slower(path: Path, target: Path, factor: float, **fields: Any) -> Path:
 def test_compare_says_slower_and_fails_only_when_asked(command: Command, measured: Path, tmp_path: Path):
     a, b = (slower(measured / "a.json", tmp_path / f"{factor}.json", factor) for factor in (1.0, 1.2))
     code, out, _ = command("compare", a, b)
-    rows = {line.split()[1]: line for line in out.splitlines() if line.startswith("│ ")}
+    rows = {line.split()[0]: line for line in out.splitlines() if line.startswith("   ") and line.strip()}
     assert code == 0 and "slower" in rows["encode"] and "slower" in rows["total"]
     assert "within noise" in rows["reject"] and "changed: by more than the noise and 3 %" in out
     code, out, _ = command("compare", a, b, "--fail-above", "10%")
