@@ -1,6 +1,7 @@
 """INT8 as Q/DQ nodes in the ONNX: symmetric, per channel, calibrated on real images, head and stem left in FP32.
 
-Q/DQ pairs are the one form that TensorRT 8.6 to 11 read; zero points are 0, as TensorRT demands.
+Q/DQ pairs are the one form that TensorRT 8.6 to 11 read; zero points are 0, as TensorRT demands. Where they stand
+depends on who will run the graph: `int8_outputs` says why.
 """
 
 from __future__ import annotations
@@ -14,16 +15,18 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from progeo_edge.bundle import Preprocess
 from progeo_edge.preprocess import to_model_input
 from progeo_edge.types import Image
 from progeo_export.errors import ExportError
+from progeo_export.int8_outputs import close_outputs, find_open_outputs, measure_peaks
 from progeo_export.probe_images import is_picture
 from progeo_export.quantise_worker import QUANTISED_OPS, Request
 from progeo_export.worker import run_module
@@ -36,6 +39,7 @@ RECOMMENDED_IMAGES = 500
 MAX_IMAGES = 1024
 
 Calibrator = Literal["percentile", "minmax", "entropy"]
+Target = Literal["tensorrt", "cpu"]
 
 _MAX_SHARE_NO_PICTURE = 0.1
 _ATTENTION_OPS = frozenset({"LayerNormalization", "Softmax", "Attention"})
@@ -70,6 +74,7 @@ def quantise(
     out: Path,
     *,
     calibrator: Calibrator = "percentile",
+    target: Target = "tensorrt",
     exclude: Iterable[str] = (),
     force: bool = False,
     input_name: str = "image",
@@ -84,6 +89,8 @@ def quantise(
         preprocess: How they become the graph's input.
         out: Where the graph goes.
         calibrator: "percentile" keeps 99.99 per cent of the values, "minmax" all, "entropy" minimises the divergence.
+        target: Who will run it. "tensorrt" quantises what goes into convolutions and matrix products; "cpu" also what
+            comes out of convolutions, without which ONNX Runtime computes them in FP32.
         exclude: Names of further nodes to keep in FP32.
         force: Also quantise graphs with attention, which lose much and gain little.
         input_name: Name of the graph's input.
@@ -101,10 +108,12 @@ def quantise(
         count, notes = _write_inputs(images, preprocess, inputs)
         request = Request(str(model), str(out), str(inputs), count, input_name, calibrator, quantised, threads)
         _run_worker(request, Path(scratch) / "request.json")
-    result = onnx.load(out)
-    _leave_residuals(result, frozenset(quantised))
+        result = onnx.load(out)
+        _leave_residuals(result, frozenset(quantised))
+        check_quantised(result, quantised)
+        if target == "cpu":
+            _close_outputs(result, frozenset(quantised), model, np.load(inputs, mmap_mode="r")[:count], input_name)
     onnx.save(result, out)
-    check_quantised(result, quantised)
     for note in notes:
         _log.warning("%s", note)
     return Int8Report(tuple(quantised), tuple(kept), count, calibrator, notes)
@@ -201,6 +210,16 @@ def _leave_residuals(graph: onnx.ModelProto, quantised: frozenset[str]) -> None:
             kind, rounded = source.get(value, ("", ""))
             if kind == "DequantizeLinear" and source.get(rounded, ("", ""))[0] == "QuantizeLinear":
                 node.input[k] = source[rounded][1]
+
+
+def _close_outputs(
+    graph: onnx.ModelProto, quantised: frozenset[str], model: Path, inputs: NDArray[Any], input_name: str
+) -> None:
+    """Quantise what comes out of the convolutions, and let the checker look at the result."""
+    outputs = find_open_outputs(graph, quantised)
+    unknown = [output.measured for output in outputs if output.scale is None]
+    close_outputs(graph, outputs, measure_peaks(model, unknown, inputs, input_name))
+    onnx.checker.check_model(graph, full_check=True)
 
 
 def _write_inputs(images: Iterable[Image], preprocess: Preprocess, path: Path) -> tuple[int, tuple[str, ...]]:

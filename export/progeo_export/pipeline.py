@@ -26,7 +26,7 @@ from progeo_export.half.half_typing import count_precisions, to_half
 from progeo_export.half.islands import default_islands, describe_islands, widen
 from progeo_export.half.range_audit import audit_ranges
 from progeo_export.half.strict_executor import StrictExecutor
-from progeo_export.int8 import quantise
+from progeo_export.int8 import Target, quantise
 from progeo_export.onnx_export import INPUT_NAME, OUTPUT_NAME, Opset, export_graph
 from progeo_export.ort_runner import run_graph
 from progeo_export.probe_images import ProbeImages, golden_inputs
@@ -46,6 +46,7 @@ class ExportOptions:
     Attributes:
         fp16: Also write the half graph.
         int8: Also write the INT8 graph.
+        int8_for: Who will run it; see `int8.quantise`.
         calibration: Real images for INT8, and for the range audit of FP16; None audits on the probe images.
         size_px: Height and width of the input; None keeps the checkpoint's.
         max_batch: Largest batch that is compared, and that engines are built for.
@@ -57,6 +58,7 @@ class ExportOptions:
 
     fp16: bool = False
     int8: bool = False
+    int8_for: Target = "tensorrt"
     calibration: tuple[Image, ...] | None = None
     size_px: tuple[int, int] | None = None
     max_batch: int = 8
@@ -232,11 +234,15 @@ def add_int8(work: Work, options: ExportOptions) -> None:
     """
     path = work.draft("int8")
     images = options.calibration or ()
-    report = quantise(work.paths["fp32"], images, work.graph.preprocess, path, force=options.force)
+    report = quantise(
+        work.paths["fp32"], images, work.graph.preprocess, path, target=options.int8_for, force=options.force
+    )
     figures = _measure(work, _run(path, work.inputs))
     check(figures, LIMITS["int8"], graph="the INT8 graph")
     work.notes.extend(report.notes)
-    work.notes.append(f"INT8: {len(report.quantised)} nodes, {report.num_images} images, {report.calibrator}")
+    work.notes.append(
+        f"INT8: {len(report.quantised)} nodes, {report.num_images} images, {report.calibrator}, for {options.int8_for}"
+    )
     _keep(work, "int8", path, figures)
 
 

@@ -88,7 +88,7 @@ def measure_golden(reference: NDArray[np.float32], found: NDArray[np.float32]) -
 
     Args:
         reference: (N, D) float32 unit rows of the FP32 model, N at least 2.
-        found: (N, D) float32 of the backend that is judged, unit rows or NaN.
+        found: (M, D) float32 of the backend that is judged for the first M of them, unit rows or NaN; M at least 1.
 
     Returns:
         min_cosine, max_norm_error, interplace_loss_mean and interplace_loss_max: (1 - cosine) / (1 - mean cosine
@@ -96,10 +96,11 @@ def measure_golden(reference: NDArray[np.float32], found: NDArray[np.float32]) -
         not finite.
     """
     exact, other = reference.astype(np.float64), found.astype(np.float64)
+    between = (exact @ exact.T)[~np.eye(len(exact), dtype=bool)].mean()
+    exact = exact[: len(other)]
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         norms = np.linalg.norm(other, axis=1)
         cosines = np.sum(exact * other, axis=1) / (norms * np.linalg.norm(exact, axis=1))
-        between = (exact @ exact.T)[~np.eye(len(exact), dtype=bool)].mean()
         losses = (1.0 - cosines) / max(1.0 - between, 1e-12)
         return {
             "min_cosine": float(np.min(cosines)),
@@ -129,9 +130,20 @@ def find_disagreement(figures: dict[str, float], manifest: Manifest, precision: 
 
 
 def run_golden(
-    golden: Golden, manifest: Manifest, precision: Precision, encode: Callable[[list[NDArray[np.uint8]]], Any]
+    golden: Golden,
+    manifest: Manifest,
+    precision: Precision,
+    encode: Callable[[list[NDArray[np.uint8]]], Any],
+    count: int | None = None,
 ) -> dict[str, float]:
     """Run the golden images through `encode` and judge the result.
+
+    Args:
+        golden: Images, and what they must give.
+        manifest: Has the limits.
+        precision: Whose limits hold.
+        encode: The backend.
+        count: Run the first ones only; None for all.
 
     Returns:
         The figures of `measure_golden`.
@@ -139,7 +151,7 @@ def run_golden(
     Raises:
         GoldenError: a limit is broken; the message names figure, value and limit.
     """
-    figures = measure_golden(golden.descriptors, encode(list(golden.images)))
+    figures = measure_golden(golden.descriptors, encode(list(golden.images[:count])))
     problem = find_disagreement(figures, manifest, precision)
     if problem is not None:
         raise GoldenError(f"it does not give the descriptors that the bundle was exported with: {problem}")

@@ -29,6 +29,18 @@ def test_rows_that_are_not_finite_are_nan_in_every_figure_of_accuracy(value: flo
     assert all(np.isnan(figures[name]) for name in ("min_cosine", "interplace_loss_mean", "interplace_loss_max"))
 
 
+def test_fewer_rows_are_judged_by_the_distance_between_all_places() -> None:
+    """The first two golden rows are near each other, the third is far from both."""
+    reference = np.array([[1, 0, 0], [0.8, 0.6, 0], [0, 0, 1]], np.float32)
+    found = reference[:2].copy()
+    found[1] = [0.6, 0.8, 0]
+    lost = (1 - 0.96) / (1 - 0.8 / 3)
+    figures = measure_golden(reference, found)
+    assert figures["interplace_loss_max"] == pytest.approx(lost, rel=1e-5)
+    assert figures["interplace_loss_mean"] == pytest.approx(lost / 2, rel=1e-5)
+    assert figures["min_cosine"] == pytest.approx(0.96, rel=1e-6)
+
+
 def test_zero_rows_are_nan_too() -> None:
     assert np.isnan(measure_golden(np.eye(3, dtype=np.float32), np.zeros((3, 3), np.float32))["min_cosine"])
 

@@ -200,6 +200,20 @@ def test_other_descriptors_than_were_exported_are_refused(tmp_path: Path):
         OpenVinoEncoder(wrong)
 
 
+@pytest.mark.parametrize(("precision", "row"), [("fp32", 0), ("fp32", 1), ("fp16", 2)])
+def test_every_golden_image_that_is_run_is_judged(precision: Precision, row: int, tmp_path: Path):
+    wrong = golden_bundle(tmp_path / "wrong")
+    spoil_golden(wrong, lambda rows: np.where(np.arange(3)[:, None] == row, -rows, rows))
+    with pytest.raises(GoldenError):
+        OpenVinoEncoder(wrong, precision=precision)
+
+
+def test_of_an_fp32_graph_two_golden_images_are_run(tmp_path: Path):
+    wrong = golden_bundle(tmp_path / "wrong")
+    spoil_golden(wrong, lambda rows: np.where(np.arange(3)[:, None] == 2, -rows, rows))
+    OpenVinoEncoder(wrong, precision="fp32").close()
+
+
 def test_without_golden_images_it_runs_and_says_that_it_is_not_checked(tmp_path: Path, said: pytest.LogCaptureFixture):
     bare = golden_bundle(tmp_path / "bare")
     edit_manifest(bare, lambda values: values.update(golden=None))

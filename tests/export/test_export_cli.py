@@ -271,6 +271,11 @@ def test_calibration_that_nothing_would_use(refused, checkpoint, tmp_path):
     assert "--int8" in line and "--fp16" in line
 
 
+def test_who_runs_an_int8_graph_that_is_not_asked_for(refused, checkpoint, tmp_path):
+    line = refused(checkpoint, "--int8-for", "cpu", "-o", tmp_path / "bundle")
+    assert "--int8-for says who will run the INT8 graph; add --int8, or leave it out" in line
+
+
 def test_calibration_serves_the_range_audit(run, checkpoint, tmp_path, monkeypatch):
     audited: list[np.ndarray] = []
 

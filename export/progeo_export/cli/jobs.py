@@ -14,7 +14,7 @@ Job = Literal["export", "engine", "pack", "unpack"]
 _TAKES: dict[Job, frozenset[str]] = {
     "export": frozenset(
         {
-            *("out", "force", "fp16", "int8", "calibration", "images"),
+            *("out", "force", "fp16", "int8", "int8_for", "calibration", "images"),
             *("size", "max_batch", "opset", "input_kind", "fuse_resize"),
         }
     ),
@@ -77,6 +77,8 @@ def refuse_other_options(context: typer.Context, job: Job, source: str) -> None:
         raise ConfigError(
             "--calibration serves --int8, and the range audit of --fp16; add one of them, or leave it out"
         )
+    if job == "export" and "int8_for" in given and "int8" not in given:
+        raise ConfigError("--int8-for says who will run the INT8 graph; add --int8, or leave it out")
 
 
 def _was_given(context: typer.Context, name: str) -> bool:

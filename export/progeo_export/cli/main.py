@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -71,6 +71,10 @@ def export(
     int8: Annotated[
         bool, typer.Option("--int8", help="also an 8-bit graph, with --calibration; of a bundle: its engine")
     ] = False,
+    int8_for: Annotated[
+        Literal["tensorrt", "cpu"],
+        typer.Option(help="who runs the 8-bit graph; ONNX Runtime is slow with that of tensorrt"),
+    ] = "tensorrt",
     calibration: Annotated[
         Path | None,
         typer.Option(
@@ -111,7 +115,7 @@ def export(
         _build_engine(Path(source), "fp16" if fp16 else "int8" if int8 else "fp32")
     else:
         folder = _named(out)
-        options = _options(fp16, int8, calibration, size, max_batch, opset, input_kind, fuse_resize, force)
+        options = _options(fp16, int8, int8_for, calibration, size, max_batch, opset, input_kind, fuse_resize, force)
         _export(source, folder, images, calibration, options)
 
 
@@ -167,6 +171,7 @@ def print_figures(manifest: Manifest, out: Path) -> None:
 def _options(
     fp16: bool,
     int8: bool,
+    int8_for: Literal["tensorrt", "cpu"],
     calibration: Path | None,
     size: str | None,
     max_batch: int,
@@ -193,6 +198,7 @@ def _options(
     return ExportOptions(
         fp16=fp16,
         int8=int8,
+        int8_for=int8_for,
         size_px=size_px,
         max_batch=max_batch,
         opset=17 if opset == 17 else 18,
