@@ -16,35 +16,19 @@ reach is not among the k nearest, and only the others are compared in full: filt
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
-from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from progeo_edge.descriptor_rows import grown
+from progeo_edge.descriptor_rows import grow
 from progeo_edge.index_input import NORM_TOLERANCE
+from progeo_edge.int8_products import products, spare_rows
 
 LEVELS = 127
 """Codes reach from -127 to 127."""
-FOLDED_WIDTH = 256
-"""Short rows are multiplied several at a time, as one row of this many bytes."""
-PACKED_UP_TO = 320
-"""Above this many bytes numkong's pairwise product reads memory faster than its packed one."""
-
 _LARGEST_NORM = 1.0 + NORM_TOLERANCE
 # For the few float32 operations on values of about 1 that a bound is computed with.
 _EVALUATION_SLACK = 4e-6
-
-
-@cache
-def numkong() -> ModuleType | None:
-    """The library with the int8 products; None where it cannot be imported."""
-    try:
-        import numkong
-    except ImportError:
-        return None
-    return numkong
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,7 +61,6 @@ class CodedRows:
     def __init__(self, dimension: int, axes: NDArray[np.float64] | None) -> None:
         self.axes = axes
         self.width = dimension if axes is None else len(axes)
-        self._folds = max(1, FOLDED_WIDTH // self.width) if self.width <= PACKED_UP_TO else 1
         self._count = 0
         self._codes = np.zeros((0, self.width), dtype=np.int8)
         self._scales = np.zeros(0, dtype=np.float32)
@@ -95,8 +78,8 @@ class CodedRows:
     def append(self, vectors: NDArray[np.float32]) -> None:
         """Code (N, D) rows that follow those here."""
         end = self._count + len(vectors)
-        if end + self._folds > len(self._codes):
-            self._grow(end + self._folds)
+        for array in (self._codes, self._scales, self._rounding, self._off_axes):
+            grow(array, end + spare_rows(self.width))
         self._write(slice(self._count, end), vectors)
         self._count = end
 
@@ -114,9 +97,9 @@ class CodedRows:
         self._count -= 1
 
     def upper_bounds(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(N,) float32, for every row at least its cosine with the (D,) query. Needs numkong."""
+        """(N,) float32, for every row at least its cosine with the (D,) query. Needs `int8_products.is_available`."""
         asked = self.code(query)
-        bounds: NDArray[np.float32] = self._products(asked.codes).astype(np.float32)
+        bounds: NDArray[np.float32] = products(self._codes, len(self), asked.codes).astype(np.float32)
         used = slice(0, self._count)
         bounds *= self._scales[used]
         bounds *= np.float32(asked.scale)
@@ -131,31 +114,10 @@ class CodedRows:
         codes, scale, rounding, length, off_axes = coded(query[None].astype(np.float64), self.axes)
         return CodedQuery(codes[0], float(scale[0]), float(rounding[0]), float(length[0]), float(off_axes[0]))
 
-    def _products(self, query: NDArray[np.int8]) -> NDArray[np.int32] | NDArray[np.float64]:
-        """(N,) whole numbers: the products of codes."""
-        library = numkong()
-        assert library is not None, "numkong is needed here"
-        if self.width > PACKED_UP_TO:
-            pairwise = library.cdist(query[None], self._codes[: self._count], "dot")
-            return np.asarray(pairwise, dtype=np.float64).reshape(-1)
-        # Row j of the folded query sees the j-th of the rows that lie one after the other in memory.
-        folded = np.zeros((self._folds, self._folds, self.width), dtype=np.int8)
-        folded[np.arange(self._folds), np.arange(self._folds)] = query
-        blocks = -(-self._count // self._folds)
-        rows = self._codes[: blocks * self._folds].reshape(blocks, self._folds * self.width)
-        packed = library.dots_pack(folded.reshape(self._folds, -1))
-        return np.asarray(library.dots_packed(rows, packed), dtype=np.int32).reshape(-1)[: self._count]
-
     def _write(self, rows: slice, vectors: NDArray[np.float32]) -> None:
         codes, scales, rounding, _, off_axes = coded(vectors.astype(np.float64), self.axes)
         self._codes[rows], self._scales[rows] = codes, scales
         self._rounding[rows], self._off_axes[rows] = _rounded_up(rounding), _rounded_up(off_axes)
-
-    def _grow(self, count: int) -> None:
-        self._codes = grown(self._codes, count, self._count)
-        self._scales = grown(self._scales, count, self._count)
-        self._rounding = grown(self._rounding, count, self._count)
-        self._off_axes = grown(self._off_axes, count, self._count)
 
 
 def coded(

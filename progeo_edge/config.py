@@ -59,7 +59,7 @@ class SearchConfig(Section):
     top_k: int = Field(20, ge=1, le=1000, description="candidates per query")
     rerank: bool = Field(True, description="order the candidates by cosine and appearance grid together")
     rerank_weight: float = Field(0.1, ge=0, le=1, description="weight of the appearance grid in that sum")
-    hnsw_above: int = Field(20_000, ge=0, description="keyframes above which HNSW replaces exact search")
+    hnsw_above: int = Field(300_000, ge=0, description="keyframes above which HNSW replaces exact search")
     hnsw_m: int = Field(16, ge=2, le=128, description="HNSW: neighbours per node")
     hnsw_ef_construction: int = Field(200, ge=8, description="HNSW: breadth of the search at insertion")
     hnsw_ef: int = Field(80, ge=1, description="HNSW: breadth of the search at query time")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 class DescriptorRows:
     """Rows [0, len) of growing arrays, and the row of every id. Not thread-safe, and nothing is checked.
+
+    The arrays grow in place, so a view of them must not outlive the next `append`.
 
     Attributes:
         ids: (C,) int64, C at least len.
@@ -29,9 +32,8 @@ class DescriptorRows:
     def append(self, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
         """New rows at the end."""
         end = self._count + len(ids)
-        if end > len(self.ids):
-            self.ids = grown(self.ids, end, self._count)
-            self.vectors = grown(self.vectors, end, self._count)
+        grow(self.ids, end)
+        grow(self.vectors, end)
         self.ids[self._count : end] = ids
         self.vectors[self._count : end] = vectors
         self.row_of_id.update(zip(ids.tolist(), range(self._count, end), strict=True))
@@ -56,8 +58,10 @@ class DescriptorRows:
         return known, self.vectors[[rows[position] for position in known.tolist()]]
 
 
-def grown(array: NDArray, count: int, used: int) -> NDArray:  # type: ignore[type-arg]
-    """A copy of the first `used` rows in an array of at least `count`, and at least twice what it was."""
-    larger = np.zeros((max(count, 2 * len(array)), *array.shape[1:]), dtype=array.dtype)
-    larger[:used] = array[:used]
-    return larger
+def grow(array: NDArray[Any], count: int) -> None:
+    """Make room for `count` rows, and a quarter more than there was, without a copy where the system can move pages.
+
+    In place: no view of the array may be kept by anybody.
+    """
+    if count > len(array):
+        array.resize((max(count, len(array) * 5 // 4), *array.shape[1:]), refcheck=False)

@@ -222,10 +222,17 @@ class LoopDetector:
         self._static_masks.save()
 
     def index_report(self) -> dict[str, object]:
-        """Kind and size of the index, and its recall against exact search."""
+        """Kind and size of the index, its recall against exact search, and what an HNSW graph was seen to miss."""
         index = self._search.index
         check = index.self_check()
-        return {"kind": index.kind, "size": len(index), "recall_at_1": check.recall_at_1, "queries": check.num_queries}
+        return {
+            "kind": index.kind,
+            "size": len(index),
+            "recall_at_1": check.recall_at_1,
+            "queries": check.num_queries,
+            "watched_queries": index.watch.num_checks,
+            "watched_misses": index.watch.num_misses,
+        }
 
     # -- the steps ---------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from progeo_edge.config import SearchConfig
-from progeo_edge.descriptor_rows import DescriptorRows, grown
+from progeo_edge.descriptor_rows import DescriptorRows, grow
 from progeo_edge.hnsw_graph import HnswGraph
 
 
@@ -77,8 +77,7 @@ class GraphRows:
         rows = np.arange(first, first + count)
         np.random.default_rng(self._graph.num_inserted).shuffle(rows)
         labels = self._graph.add(vectors[rows])
-        if first + count > len(self._labels):
-            self._labels = grown(self._labels, first + count, first)
+        grow(self._labels, first + count)
         self._labels[rows] = labels
         self._row_of_label.update(zip(labels.tolist(), rows.tolist(), strict=True))
 

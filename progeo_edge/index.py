@@ -26,6 +26,8 @@ TAIL_LIMIT = 1024
 """Descriptors outside the graph that are searched exactly before some are moved into it."""
 MOVE_BATCH = 32
 """Descriptors moved into the graph at a time, so that neither an `add` nor a search beside it stalls for long."""
+MOST_MOVED = 20_000
+"""Descriptors moved by one `add` of a whole map; the rest follows with later ones, while the search is exact."""
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -77,6 +79,11 @@ class PlaceIndex:
     def kind(self) -> Literal["exact", "hnsw"]:
         """What answers a search now."""
         return "hnsw" if self._graph_answers else "exact"
+
+    @property
+    def code_bytes_per_row(self) -> int:
+        """Memory that the exact search takes beside the descriptors."""
+        return self._proven.bytes_per_row
 
     def add(self, ids: ArrayLike, descriptors: ArrayLike) -> None:
         """Make keyframes findable. All or, on an error, none.
@@ -243,7 +250,7 @@ class PlaceIndex:
     # -- what follows a change, in batches: a search waits for one of them and not for the build of a whole graph -----
 
     def _keep_up(self, num_changed: int) -> None:
-        self._fill_graph(num_changed + MOVE_BATCH)
+        self._fill_graph(min(num_changed, MOST_MOVED) + MOVE_BATCH)
         self._choose_axes()
         self._code_rows(num_changed + 1)
 
@@ -263,9 +270,8 @@ class PlaceIndex:
             budget -= MOVE_BATCH
 
     def _wants_graph(self) -> bool:
-        if self._graph_has_failed or len(self) <= self.config.hnsw_above:
-            return False
-        return len(self) - (0 if self._graph is None else len(self._graph)) > TAIL_LIMIT
+        outside = len(self) - (0 if self._graph is None else len(self._graph))
+        return len(self) > self.config.hnsw_above and outside > TAIL_LIMIT and not self._graph_has_failed
 
     def _choose_axes(self) -> None:
         with self._lock:
@@ -281,9 +287,7 @@ class PlaceIndex:
         while budget > 0:
             with self._lock:
                 num_coded = 0 if self._graph_answers else self._proven.catch_up(self._vectors)
-            if num_coded == 0:
-                return
-            budget -= num_coded
+            budget = budget - num_coded if num_coded else 0
 
     def _drop_worn_graph(self) -> None:
         """Give up a graph that is mostly removed nodes, or that a shrunken index no longer needs."""

@@ -16,28 +16,30 @@ from progeo_edge.coded_rows import coded
 Axes = NDArray[np.float64] | None
 """(h, D) orthonormal rows; None for the D axes that descriptors come in."""
 
-SAMPLED_ROWS = 4096
+SAMPLED_ROWS = 2048
 """Rows that axes are learned from and prices are taken on."""
-ASKED_ROWS = 64
+ASKED_ROWS = 32
 """Of those, rows that serve as queries."""
-NUM_AXES = (64, 128, 256)
+NUM_AXES = (64, 128, 256, 384)
 """Choices beside all of them."""
 USUAL_K = 100
 """Neighbours that a search is expected to ask for."""
 FULL_COMPARISON = 2.5
 """Price of a byte read by a full comparison, here and there in memory, in bytes read in a row (measured)."""
 
-_POWER_ITERATIONS = 5
+WORTHWHILE = 0.85
+"""Part of the price that other axes may have at most to replace those in use."""
+
+_POWER_ITERATIONS = 3
 _SEED = 7
 
 
-def choose_axes(sample: NDArray[np.float32], num_rows: int, current: Axes) -> Axes:
+def choose_axes(sample: NDArray[np.float32], num_rows: int) -> Axes:
     """The axes for an index of so many rows like these.
 
     Args:
         sample: (S, D) rows of the index.
         num_rows: Rows of the index.
-        current: Those in use, which are kept unless others are clearly cheaper; None for all D.
 
     Returns:
         (h, D) float64 orthonormal rows, or None for all D.
@@ -48,11 +50,14 @@ def choose_axes(sample: NDArray[np.float32], num_rows: int, current: Axes) -> Ax
         return None
     leading = principal_axes(sample, max(numbers))
     choices = [None, *(evenly_mixed(leading[:number]) for number in numbers)]
-    prices = [price(sample, num_rows, axes) for axes in choices]
-    best = int(np.argmin(prices))
-    if 0.8 * price(sample, num_rows, current) <= prices[best]:
-        return current
-    return choices[best]
+    return min(choices, key=lambda axes: price(sample, num_rows, axes))
+
+
+def better_axes(sample: NDArray[np.float32], num_rows: int, current: Axes) -> Axes:
+    """Those in use, unless others are so much cheaper that coding all rows anew is worth it."""
+    others = choose_axes(sample, num_rows)
+    gain = price(sample, num_rows, others) / price(sample, num_rows, current)
+    return others if gain < WORTHWHILE else current
 
 
 def principal_axes(rows: NDArray[np.float32], count: int) -> NDArray[np.float64]:

@@ -6,13 +6,12 @@ the plain product of everything answers, which is as exact and slower.
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 from numpy.typing import NDArray
 
-from progeo_edge.coded_rows import CodedRows, numkong
-from progeo_edge.leading_axes import Axes, choose_axes
+from progeo_edge import int8_products
+from progeo_edge.coded_rows import CodedRows
+from progeo_edge.leading_axes import Axes, better_axes, choose_axes
 from progeo_edge.similar_rows import SimilarRows, by_product, compared, lowest_of_interest
 
 CODED_FROM = 8192
@@ -24,8 +23,6 @@ CODED_AT_A_TIME = 2048
 ROWS_PER_BLOCK = 32
 HOPELESS_SHARE = 0.3
 """Of all rows: comparing so many, here and there in memory, takes as long as the product of all."""
-
-_LOGGER = logging.getLogger(__name__)
 
 
 class ProvenSearch:
@@ -104,17 +101,11 @@ class ProvenSearch:
 
     def is_due(self, count: int) -> bool:
         """Whether axes are to be chosen: at first and then whenever the rows have doubled."""
-        if count < CODED_FROM or count < 2 * self._rows_at_choice:
-            return False
-        if numkong() is None:
-            _LOGGER.info("numkong cannot be imported: exact search takes the product of all %d rows", count)
-            self._rows_at_choice = count
-            return False
-        return True
+        return count >= max(CODED_FROM, 2 * self._rows_at_choice) and int8_products.is_available()
 
     def choose(self, sample: NDArray[np.float32], count: int) -> Axes:
         """The axes for so many rows like the (S, D) sample; changes nothing, so it needs no lock."""
-        return choose_axes(sample, count, self.axes)
+        return better_axes(sample, count, self.axes) if self._is_on else choose_axes(sample, count)
 
     def use(self, axes: Axes, count: int) -> None:
         """Code along these axes from now on; rows coded along others wait to be coded again."""

@@ -61,11 +61,12 @@ def ranked(
 def lowest_of_interest(similarities: NDArray[np.float32], k: int, dimension: int) -> float:
     """A true cosine under which nothing can be among the k nearest, by (M,) similarities of at least k rows.
 
-    Answers are rounded to float32, cut at 1 and told apart by id when they are equal. So what would be cut or rounded
-    to the k-th is of interest too; that takes less than the second rounding error.
+    Answers are rounded to float32, cut at -1 and 1, and told apart by id when they are equal. So what would be cut or
+    rounded to the k-th is of interest too; that takes less than the second rounding error.
     """
     kth = float(np.partition(similarities, len(similarities) - k)[len(similarities) - k])
-    return min(kth, 1.0) - 2 * rounding_error(dimension)
+    low = min(kth, 1.0) - 2 * rounding_error(dimension)
+    return low if low > -1.0 else -np.inf
 
 
 def rounding_error(dimension: int) -> float:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from progeo_edge import recall_watch
 from progeo_edge.config import SearchConfig
 from progeo_edge.errors import InputError
 from progeo_edge.hnsw_graph import HnswGraph
@@ -91,6 +92,69 @@ def test_hnsw_similarities_are_the_exact_ones() -> None:
 def test_self_check_sees_a_graph_that_lost_its_way() -> None:
     index = built(clustered_rows(6000, 32), SearchConfig(hnsw_above=500, hnsw_m=2, hnsw_ef_construction=8, hnsw_ef=1))
     assert index.self_check(k=10).recall_at_k < 0.9
+
+
+def test_a_graph_that_misses_too_much_is_given_up_aloud(caplog: pytest.LogCaptureFixture) -> None:
+    rows = clustered_rows(6000, 32)
+    index = built(rows, SearchConfig(hnsw_above=500, hnsw_m=2, hnsw_ef_construction=8, hnsw_ef=1))
+    assert str(index.kind) == "hnsw"
+    for query in clustered_rows(300, 32, seed=1):
+        index.search(query, 1)
+    assert str(index.kind) == "exact"
+    assert "HNSW missed the nearest keyframe in" in caplog.text
+    index.add(np.arange(6000, 8000), clustered_rows(2000, 32, seed=2))
+    assert str(index.kind) == "exact", "once is enough"
+    assert index.self_check().recall_at_k == 1.0
+
+
+def test_a_graph_that_finds_everything_is_kept(caplog: pytest.LogCaptureFixture) -> None:
+    index = built(clustered_rows(3000, 32), SearchConfig(hnsw_above=500, hnsw_ef=300))
+    for query in clustered_rows(300, 32, seed=1):
+        index.search(query, 10)
+    assert index.kind == "hnsw"
+    assert index.watch.num_checks == recall_watch.REMEMBERED
+    assert not caplog.records
+
+
+def test_the_watch_hears_of_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recall_watch, "ROWS_AT_A_TIME", 1000)
+    rows = clustered_rows(3000, 32)
+    index = built(rows, SMALL_GRAPH)
+    index.search(rows[0], 1)
+    index.add([5000], rows[:1])
+    assert index.watch._newcomers == {5000}
+    index.search(rows[1], 1)
+    index.remove([0])
+    index.search(rows[2], 1)
+    index.search(rows[3], 1)
+    assert index.watch.num_checks == 0, "the first query is not judged, and the second needs three searches"
+    index.search(rows[4], 1)
+    assert index.watch.num_checks == 1
+
+
+def test_search_is_exact_while_a_graph_is_being_built() -> None:
+    rows = clustered_rows(4000, 16)
+    index = PlaceIndex(16, SearchConfig(hnsw_above=3000, hnsw_ef=1, hnsw_m=2, hnsw_ef_construction=8))
+    index.add(np.arange(2990), rows[:2990])
+    for count in range(2990, 4000, 4):
+        index.add(np.arange(count, count + 4), rows[count : count + 4])
+        if str(index.kind) == "hnsw":
+            break
+        expected = exact_answer(np.arange(count + 4), rows[: count + 4], rows[count], 20)
+        for found, right in zip(index.search(rows[count], 20), expected, strict=True):
+            np.testing.assert_array_equal(found, right)
+    assert 3030 < len(index) < 3200, "some rows were searched exactly, then the graph took over"
+
+
+def test_a_whole_map_at_once_does_not_wait_for_its_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("progeo_edge.index.MOST_MOVED", 640)
+    rows = clustered_rows(3000, 16)
+    index = built(rows, SMALL_GRAPH)
+    assert str(index.kind) == "exact"
+    for count in range(3000, 3100):
+        index.add([count], clustered_rows(1, 16, seed=count))
+    assert str(index.kind) == "hnsw"
+    assert len(index) == 3100
 
 
 def test_a_long_drive_does_not_lose_places_of_long_ago() -> None:

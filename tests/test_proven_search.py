@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,15 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from progeo_edge import coded_rows, leading_axes, proven_search, similar_rows
-from progeo_edge.coded_rows import CodedRows, numkong
+from progeo_edge import int8_products, leading_axes, proven_search, similar_rows
+from progeo_edge.coded_rows import CodedRows
 from progeo_edge.config import SearchConfig
 from progeo_edge.index import PlaceIndex
-from progeo_edge.leading_axes import choose_axes, evenly_mixed, principal_axes
-from progeo_edge.proven_search import ProvenSearch
+from progeo_edge.leading_axes import better_axes, choose_axes, evenly_mixed, principal_axes
 
 Rows = NDArray[np.float32]
-needs_numkong = pytest.mark.skipif(numkong() is None, reason="numkong is not installed: there are no bounds to test")
+needs_numkong = pytest.mark.skipif(
+    not int8_products.is_available(), reason="numkong is not installed: there are no bounds to test"
+)
 EXACT = SearchConfig(hnsw_above=10**9)
 
 
@@ -127,7 +125,7 @@ def a_query(rows: Rows, rng: np.random.Generator) -> Rows:
 
 
 @pytest.mark.parametrize("library", ["numkong", "none"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     kind=st.sampled_from(KINDS),
     dimension=st.sampled_from([1, 2, 3, 7, 8, 17, 33, 64, 100, 330]),
@@ -143,7 +141,7 @@ def test_the_answer_is_exact_after_any_additions_and_removals(
     index, model = PlaceIndex(dimension, EXACT), dict[int, Rows]()
     with pytest.MonkeyPatch.context() as patch:
         if library == "none":
-            patch.setattr(proven_search, "numkong", lambda: None)
+            patch.setattr(int8_products, "is_available", lambda: False)
         for removes, count in changes:
             if removes and model:
                 gone = rng.permutation(sorted(model))[:count]
@@ -158,8 +156,19 @@ def test_the_answer_is_exact_after_any_additions_and_removals(
                 assert_exact(index, model, a_query(pool, rng), k)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_cosines_that_are_cut_tie_by_id(sign: int) -> None:
+    """Norms of 1 within 1e-3 are accepted, so that cosines may lie beyond 1."""
+    rows = np.array([[1.0004], [1.0003], [1.0002], [1.0001]], dtype=np.float32)
+    index = PlaceIndex(1, EXACT)
+    index.add([7, 5, 6, 4], rows)
+    ids, similarities = index.search([float(sign)], 2)
+    assert ids.tolist() == [4, 5]
+    assert similarities.tolist() == [sign, sign]
+
+
 @needs_numkong
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     kind=st.sampled_from(KINDS),
     dimension=st.sampled_from([1, 2, 5, 16, 31, 64, 200, 700]),
@@ -179,46 +188,6 @@ def test_no_bound_is_below_its_cosine(kind: Any, dimension: int, share: float, s
         assert np.all(bounds >= cosines)
         if number == 0:
             assert np.all(bounds <= cosines + 0.05)
-
-
-@needs_numkong
-@pytest.mark.parametrize("width", [1, 2, 8, 63, 64, 65, 100, 128, 256, 320, 321, 512])
-@pytest.mark.parametrize("count", [1, 5, 64, 257])
-def test_products_of_codes_are_whole_and_exact(width: int, count: int) -> None:
-    rng = np.random.default_rng(width)
-    codes = CodedRows(width, None)
-    codes.append(scattered(count, width, rng))
-    query = rng.integers(-127, 128, size=width).astype(np.int8)
-    query[: width // 2] = 127
-    expected = codes._codes[:count].astype(np.int64) @ query.astype(np.int64)
-    np.testing.assert_array_equal(codes._products(query), expected)
-
-
-OTHER_PROCESSORS = """
-import numkong, numpy as np
-from progeo_edge.coded_rows import CodedRows
-rng = np.random.default_rng(0)
-names = ["genoa", "icelake", "skylake", "haswell", "neonsdot", "neon"]
-available = [name for name in names if numkong.get_capabilities().get(name)]
-for name in [None, *available]:
-    if name is not None:
-        numkong.disable_capability(name)
-    for width in (64, 128, 200, 512):
-        rows = CodedRows(width, None)
-        rows._codes, rows._count = rng.choice(np.array([-127, 127, 126, 1], dtype=np.int8), size=(300, width)), 299
-        query = rng.choice(np.array([-127, 127], dtype=np.int8), size=width)
-        assert np.array_equal(rows._products(query), rows._codes[:299].astype(int) @ query.astype(int)), (name, width)
-print("exact with", len(available), "fewer")
-"""
-
-
-@needs_numkong
-def test_products_are_the_same_for_lesser_processors() -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", OTHER_PROCESSORS], capture_output=True, text=True, cwd=Path(__file__).parents[1]
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("exact with")
 
 
 @needs_numkong
@@ -245,20 +214,20 @@ def test_few_rows_are_compared_in_full(kind: Any, monkeypatch: pytest.MonkeyPatc
 @needs_numkong
 def test_as_many_axes_as_the_descriptors_need() -> None:
     rng = np.random.default_rng(0)
-    few = choose_axes(near_few_axes(2000, 40, rng), 100_000, None)
+    few = choose_axes(near_few_axes(2000, 40, rng), 100_000)
     assert few is not None
     assert len(few) < 40
     np.testing.assert_allclose(few @ few.T, np.eye(len(few)), atol=1e-12)
-    assert choose_axes(scattered(2000, 40, rng), 100_000, None) is None
-    assert choose_axes(scattered(2000, 40, rng), 100_000, few) is None, "axes that no longer fit are given up"
-    assert choose_axes(near_few_axes(2000, 40, rng), 100_000, few) is few, "axes that still fit are kept"
+    assert choose_axes(scattered(2000, 40, rng), 100_000) is None
+    assert better_axes(scattered(2000, 40, rng), 100_000, few) is None, "axes that no longer fit are given up"
+    assert better_axes(near_few_axes(2000, 40, rng), 100_000, few) is few, "axes that still fit are kept"
 
 
 def test_principal_axes_hold_the_most() -> None:
     rows = near_few_axes(500, 30, np.random.default_rng(1))
     axes = principal_axes(rows, 4)
     _, _, expected = np.linalg.svd(rows.astype(np.float64), full_matrices=False)
-    np.testing.assert_allclose(np.abs(np.sum(axes * expected[:4], axis=1)), 1.0, atol=1e-3)
+    np.testing.assert_allclose(np.abs(np.sum(axes * expected[:4], axis=1)), 1.0, atol=1e-2)
 
 
 @needs_numkong
@@ -288,6 +257,18 @@ def test_one_addition_codes_at_most_a_batch() -> None:
 
 
 @needs_numkong
+def test_a_waiting_row_that_takes_a_coded_place_is_found_there() -> None:
+    rows = scattered(130, 24, np.random.default_rng(0))
+    index = PlaceIndex(24, EXACT)
+    index.add(np.arange(130), rows)
+    assert len(index._proven) == 128
+    index.remove([3, 8])
+    assert len(index._proven) == 128
+    for moved in (128, 129):
+        assert index.search(rows[moved], 1)[0].tolist() == [moved]
+
+
+@needs_numkong
 def test_a_shrunken_index_gives_its_codes_back() -> None:
     rows = scattered(300, 8, np.random.default_rng(0))
     index = PlaceIndex(8, EXACT)
@@ -297,25 +278,6 @@ def test_a_shrunken_index_gives_its_codes_back() -> None:
     assert (len(index._proven), index._proven.bytes_per_row) == (0, 0)
     index.add(np.arange(290), rows[:290])
     assert len(index._proven) > 200
-
-
-def test_without_the_library_the_log_says_so_once(monkeypatch: Any, caplog: Any) -> None:
-    monkeypatch.setattr(proven_search, "numkong", lambda: None)
-    caplog.set_level("INFO")
-    index = PlaceIndex(8, EXACT)
-    index.add(np.arange(100), scattered(100, 8, np.random.default_rng(0)))
-    index.add([100], scattered(1, 8, np.random.default_rng(1)))
-    assert [record.getMessage() for record in caplog.records] == [
-        "numkong cannot be imported: exact search takes the product of all 100 rows"
-    ]
-    assert len(ProvenSearch(8)) == len(index._proven) == 0
-
-
-def test_a_library_that_is_not_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "numkong", None)
-    coded_rows.numkong.cache_clear()
-    assert numkong() is None
-    coded_rows.numkong.cache_clear()
 
 
 def test_changes_and_searches_from_threads_stay_exact() -> None:

@@ -29,7 +29,7 @@ def test_unknown_names_are_refused_as_always():
 def test_the_package_alone_imports_nothing_heavy():
     code = (
         "import sys, progeo_edge, progeo_edge.cli.run, progeo_edge.cli.demo, progeo_edge.cli.map, progeo_edge.cli.eval;"
-        "print(sorted({'numpy', 'cv2', 'hnswlib', 'pydantic', 'matplotlib', 'jinja2'} & set(sys.modules)))"
+        "print(sorted({'numpy', 'cv2', 'hnswlib', 'numkong', 'pydantic', 'matplotlib', 'jinja2'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
