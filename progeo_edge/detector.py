@@ -251,7 +251,9 @@ class LoopDetector:
             return features if len(features) >= self.config.recognisable.min_keypoints else None
 
     def _has_contrast(self, image: Image) -> bool:
-        return float(image.std()) >= self.config.recognisable.min_contrast
+        means, deviations = cv2.meanStdDev(image)  # of each colour; NumPy takes ten times as long for all of them
+        variance = float(np.mean(deviations**2 + means**2) - np.mean(means) ** 2)
+        return max(variance, 0.0) >= self.config.recognisable.min_contrast**2
 
     def _keyframe(self, frame: Frame, features: LocalFeatures, timer: StageTimer) -> Keyframe:
         with timer.stage("encode"):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from progeo_edge.bundle import Preprocess
 from progeo_edge.errors import InputError
+from progeo_edge.shrinking import shrink
 from progeo_edge.types import Image
 
 _ENLARGE = {
@@ -37,9 +38,7 @@ def to_model_input(images: Sequence[Image], spec: Preprocess) -> NDArray[Any]:
     """
     batch = np.empty((len(images), spec.height_px, spec.width_px, 3), dtype=np.uint8)
     for row, image in zip(batch, images, strict=True):
-        row[...] = _fit(_as_bgr(image), spec)
-    if spec.color == "rgb":
-        batch = batch[..., ::-1]
+        _write_colours(_fit(check_image(image), spec), spec.color, row)
     values = batch if spec.dtype == "uint8" else _scale(batch, spec)
     if spec.layout == "nchw":
         values = values.transpose(0, 3, 1, 2)
@@ -63,9 +62,14 @@ def check_image(image: object) -> Image:
     return image
 
 
-def _as_bgr(image: object) -> Image:
-    checked = check_image(image)
-    return np.repeat(checked[:, :, None], 3, axis=2) if checked.ndim == 2 else checked
+def _write_colours(image: Image, color: str, row: Image) -> None:
+    """Into the batch, in the graph's order of colours; grey becomes three equal channels only here."""
+    if image.ndim == 2:
+        cv2.cvtColor(image, cv2.COLOR_GRAY2BGR, dst=row)
+    elif color == "rgb":
+        cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=row)
+    else:
+        row[...] = image
 
 
 def _fit(image: Image, spec: Preprocess) -> Image:
@@ -91,15 +95,18 @@ def _pad(image: Image, spec: Preprocess) -> Image:
     inner_width = max(1, round(width * scale))
     inner_height = max(1, round(height * scale))
     left, top = (spec.width_px - inner_width) // 2, (spec.height_px - inner_height) // 2
-    canvas = np.zeros((spec.height_px, spec.width_px, 3), dtype=np.uint8)
+    canvas = np.zeros((spec.height_px, spec.width_px, *image.shape[2:]), dtype=np.uint8)
     canvas[top : top + inner_height, left : left + inner_width] = _resize(image, inner_width, inner_height, spec.resize)
     return canvas
 
 
 def _resize(image: Image, width: int, height: int, policy: str) -> Image:
-    if policy.startswith("area_or_"):
-        # One axis may shrink while the other grows; OpenCV's INTER_AREA averages only when both shrink.
-        image = _resized(image, min(width, image.shape[1]), min(height, image.shape[0]), cv2.INTER_AREA)
+    # One axis may shrink while the other grows; OpenCV's INTER_AREA averages only when both shrink.
+    smaller = min(width, image.shape[1]), min(height, image.shape[0])
+    if policy == "area_or_cubic":
+        image = shrink(image, *smaller)
+    elif policy == "area_or_linear":
+        image = _resized(image, *smaller, cv2.INTER_AREA)
     return _resized(image, width, height, _ENLARGE[policy])
 
 

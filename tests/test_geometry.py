@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -146,8 +147,27 @@ def test_normalise_undoes_project(camera, ray_and_depth):
 
 
 @CAMERAS
+@settings(max_examples=50)
+@given(st.tuples(st.floats(-0.6, 0.6), st.floats(-0.45, 0.45), st.floats(0.5, 50)))
+def test_slopes_are_those_of_finite_differences(camera, ray_and_depth):
+    x, y, z = ray_and_depth
+    point, step = np.array([x * z, y * z, z]), 1e-5 * z
+    ahead, behind = camera.project(point + step * np.eye(3)), camera.project(point - step * np.eye(3))
+    slopes = camera.project_slopes([point])[0]
+    np.testing.assert_allclose(slopes, ((ahead - behind) / (2 * step)).T, atol=1e-3 * np.abs(slopes).max())
+
+
+def test_an_ideal_pinhole_projects_as_opencv_does():
+    points = np.random.default_rng(0).uniform((-3, -2, 1), (3, 2, 9), (50, 3))
+    camera = Camera("pinhole", 640, 480, np.array([[420.0, 0, 311], [0, 430.0, 233], [0, 0, 1]]))
+    expected = cv2.projectPoints(points, np.zeros(3), np.zeros(3), camera.K, None)[0].reshape(-1, 2)
+    np.testing.assert_allclose(camera.project(points), expected, atol=1e-9)
+
+
+@CAMERAS
 def test_no_points_give_no_points(camera):
     assert camera.project(np.zeros((0, 3))).shape == (0, 2)
+    assert camera.project_slopes(np.zeros((0, 3))).shape == (0, 2, 3)
     assert camera.normalise(np.zeros((0, 2))).shape == (0, 2)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from progeo_edge.bundle import Preprocess
 from progeo_edge.errors import ConfigError
-from progeo_export.resize_matrices import area_matrix, cubic_matrix
+from progeo_export.resize_matrices import cubic_matrix, shrink_matrix
 from progeo_train.models.heads import MapHead
 from progeo_train.models.place_encoder import EncoderSpec, PlaceEncoder
 
@@ -188,9 +188,9 @@ class Normalise(nn.Module):
 
 
 class FusedResize(nn.Module):
-    """The CPU's "area_or_cubic" resize for one frame size: first average the axes that shrink, then grow the others.
+    """The CPU's "area_or_cubic" resize for one frame size: first shrink the axes that shrink, then grow the others.
 
-    Rounds to whole pixels where OpenCV does, so that a fixed camera's descriptors match a map made without it.
+    Rounds to whole pixels between both, so that a fixed camera's descriptors match a map made without it.
 
     Args:
         source_px: Height and width of the frames.
@@ -201,8 +201,8 @@ class FusedResize(nn.Module):
         super().__init__()
         smaller_px = (min(source_px[0], target_px[0]), min(source_px[1], target_px[1]))
         shrink = AxisProducts(
-            area_matrix(source_px[0], smaller_px[0]) if smaller_px[0] < source_px[0] else None,
-            area_matrix(source_px[1], smaller_px[1]) if smaller_px[1] < source_px[1] else None,
+            shrink_matrix(source_px[0], smaller_px[0]) if smaller_px[0] < source_px[0] else None,
+            shrink_matrix(source_px[1], smaller_px[1]) if smaller_px[1] < source_px[1] else None,
         )
         grow = AxisProducts(
             cubic_matrix(smaller_px[0], target_px[0]) if smaller_px[0] < target_px[0] else None,
@@ -213,10 +213,10 @@ class FusedResize(nn.Module):
 
     def forward(self, planes: Tensor) -> Tensor:
         """(N, 3, h, w) values of 0 to 255 to (N, 3, H, W) whole values of 0 to 255."""
+        # The cubic kernel overshoots at edges, and samples the last step of shrinking too.
         if self.shrink is not None:
-            planes = self.shrink(planes).round()
+            planes = self.shrink(planes).round().clamp(0.0, 255.0)
         if self.grow is not None:
-            # The cubic kernel overshoots at edges.
             planes = self.grow(planes).round().clamp(0.0, 255.0)
         return planes
 

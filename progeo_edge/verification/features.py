@@ -25,8 +25,11 @@ _FAST_THRESHOLD_DIM = 5
 
 _FAST_THRESHOLD_RICH = 20
 _RICH = 0.65
-"""Corners of the working image above the higher threshold, as a share of `max_features`, from which on a picture is
-rich: its pyramid then holds twice as many of them as are wanted, and all the weaker ones would be found in vain."""
+_RICH_CELLS = 1 / 3
+_RICH_CELL = 3
+"""A picture is rich when it shows this share of `max_features` as corners above the higher threshold, and this share of
+its grid cells holds so many of them. Its pyramid then has twice as many as are wanted, and nearly all weaker ones would
+be found in vain. One rich corner of a dull picture is not enough: the rest of it must be covered too."""
 
 _SIFT_CONTRAST = 0.01
 _GRID_COLUMNS = 16
@@ -103,9 +106,13 @@ class FeatureExtractor:
         return _spread(self._detector.detect(working, mask), working.shape, self._config.max_features)
 
     def _fast_threshold(self, working: Image, mask: NDArray[np.uint8] | None) -> int:
-        """A quarter of a millisecond of looking halves the time that a rich picture takes."""
-        num_corners = len(self._probe.detect(working, mask))
-        is_rich = num_corners >= _RICH * self._config.max_features
+        """Half a millisecond of looking saves a third of the time that a rich picture takes."""
+        corners = self._probe.detect(working, mask)
+        if len(corners) < _RICH * self._config.max_features:
+            return _FAST_THRESHOLD_DIM
+        per_cell = np.bincount(_cells(corners, working.shape))
+        num_cells = _GRID_COLUMNS**2 * working.shape[0] / working.shape[1]
+        is_rich = np.count_nonzero(per_cell >= _RICH_CELL) >= _RICH_CELLS * num_cells
         return _FAST_THRESHOLD_RICH if is_rich else _FAST_THRESHOLD_DIM
 
     def _describe(
@@ -198,9 +205,7 @@ def _spread(keypoints: Sequence[cv2.KeyPoint], shape: tuple[int, ...], count: in
     if len(keypoints) <= count:
         return list(keypoints)
     strongest_first = np.argsort(-_each("response", keypoints), kind="stable")
-    cell_px = shape[1] / _GRID_COLUMNS
-    columns, rows = np.floor(np.asarray(cv2.KeyPoint.convert(keypoints)) / cell_px).astype(np.uint16)[strongest_first].T
-    cells = rows * np.uint16(_GRID_COLUMNS) + columns  # 16 bits are sorted by radix, several times faster
+    cells = _cells(keypoints, shape)[strongest_first]
     by_cell = np.argsort(cells, kind="stable")
     starts = np.concatenate([[0], np.flatnonzero(np.diff(cells[by_cell])) + 1])
     lengths = np.diff(np.append(starts, len(by_cell)))
@@ -208,6 +213,13 @@ def _spread(keypoints: Sequence[cv2.KeyPoint], shape: tuple[int, ...], count: in
     rank[by_cell] = np.minimum(np.arange(len(by_cell)) - np.repeat(starts, lengths), 65_535)
     chosen = strongest_first[np.argsort(rank, kind="stable")[:count]]
     return [keypoints[index] for index in chosen]
+
+
+def _cells(keypoints: Sequence[cv2.KeyPoint], shape: tuple[int, ...]) -> NDArray[np.uint16]:
+    """(N,) grid cell of each keypoint; 16 bits, which are sorted by radix, several times faster."""
+    cell_px = shape[1] / _GRID_COLUMNS
+    columns, rows = np.floor(np.asarray(cv2.KeyPoint.convert(keypoints)) / cell_px).astype(np.uint16).T
+    return np.asarray(rows * np.uint16(_GRID_COLUMNS) + columns, dtype=np.uint16)
 
 
 def _each(attribute: str, keypoints: Sequence[cv2.KeyPoint]) -> NDArray[np.float32]:

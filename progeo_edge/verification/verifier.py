@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from progeo_edge.config import VerificationConfig
 from progeo_edge.geometry import Camera, FloatArray, invert, make_transform
 from progeo_edge.types import LocalFeatures, PoseKind, ScaleSource, Status, Transform, Verification
+from progeo_edge.verification import hamming
 from progeo_edge.verification.correspondences import Correspondences, make_view
 from progeo_edge.verification.covariance import metric_covariance, scaleless_covariance
 from progeo_edge.verification.degeneracy import resolve_degeneracy
@@ -41,6 +42,8 @@ class Verifier:
     def __init__(self, config: VerificationConfig) -> None:
         """Args: config: thresholds; `working_size_px` must be that of the features."""
         self._config = config
+        if config.detector == "orb":
+            hamming.search()  # now, so that the first candidate need not wait for an import
 
     def verify(
         self,
