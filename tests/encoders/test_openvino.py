@@ -18,6 +18,7 @@ from progeo_edge.encoders.backends import active_backend
 from progeo_edge.encoders.golden import GoldenError
 from progeo_edge.encoders.onnx import OnnxEncoder
 from progeo_edge.encoders.openvino import OpenVinoEncoder
+from progeo_edge.encoders.openvino import _infer as infer_with
 from progeo_edge.errors import InputError, ModelError
 from progeo_edge.verify import verify_bundle
 from tests.encoders.tensorrt_bundle import write_golden, write_golden_bundle
@@ -138,12 +139,18 @@ def test_same_descriptors_from_several_threads(encoder: OpenVinoEncoder):
             np.testing.assert_array_equal(result, expected)
 
 
-def test_a_result_is_not_overwritten_by_the_next(encoder: OpenVinoEncoder):
-    one, other, *_ = scenes()
-    first = encoder.raw_descriptors([one])
-    kept = first.copy()
-    encoder.raw_descriptors([other])
-    np.testing.assert_array_equal(first, kept)
+def test_a_result_is_not_overwritten_by_the_next():
+    """OpenVINO gives its own memory, which another thread's inference fills while this one still looks at it."""
+    memory = np.zeros((1, 2), np.float32)
+
+    def infer_request(inputs: dict[int, np.ndarray[Any, Any]], share_inputs: bool) -> None:
+        memory[:] = inputs[0]
+
+    request = SimpleNamespace(infer=infer_request, get_tensor=lambda output: SimpleNamespace(data=memory))
+    infer = infer_with(SimpleNamespace(create_infer_request=lambda: request, output=lambda name: name), "descriptor")
+    first = infer(np.ones((1, 2)))
+    infer(np.full((1, 2), 2.0))
+    np.testing.assert_array_equal(first, np.ones((1, 2)))
 
 
 def test_fp32_is_computed_in_fp32_with_the_threads_that_were_asked_for(
@@ -295,11 +302,22 @@ def on_x86(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def test_auto_takes_openvino_on_x86(bundle: Path, on_x86: pytest.MonkeyPatch, said: pytest.LogCaptureFixture):
-    encoder = load_encoder(bundle)
-    assert isinstance(encoder, OpenVinoEncoder) and encoder.precision == "fp32" and encoder.arithmetic == "f32"
-    assert active_backend(encoder).startswith(f"OpenVINO {openvino.__version__.split('-')[0]}, fp32, ")
+@pytest.mark.parametrize("stated", [True, False])
+def test_auto_takes_openvino_for_fp16_on_x86(
+    stated: bool, on_x86: pytest.MonkeyPatch, said: pytest.LogCaptureFixture, tmp_path: Path
+):
+    bundle = golden_bundle(tmp_path / "bundle", precisions=("fp32", "fp16") if stated else ("fp16",))
+    encoder = load_encoder(bundle, precision="fp16" if stated else None)
+    assert isinstance(encoder, OpenVinoEncoder) and encoder.precision == "fp16"
+    assert active_backend(encoder).startswith(f"OpenVINO {openvino.__version__.split('-')[0]}, fp16, ")
     assert "OpenVINO runs on" in said.text
+
+
+def test_auto_leaves_fp32_to_onnx_runtime(bundle: Path, on_x86: pytest.MonkeyPatch, said: pytest.LogCaptureFixture):
+    for precision in (None, "fp32"):
+        assert isinstance(load_encoder(bundle, precision=precision), OnnxEncoder)
+        assert "OpenVINO is not used: ONNX Runtime is as fast in FP32" in said.text
+        said.clear()
 
 
 @pytest.mark.parametrize("damage", ["wrong golden", "no golden", "other machine", "not installed", "GPU"])
@@ -324,7 +342,7 @@ def test_auto_leaves_openvino_for_onnx_runtime_and_says_why(
         "not installed": "it is not installed here",
         "GPU": "ONNX Runtime has a GPU here",
     }[damage]
-    assert isinstance(load_encoder(folder), OnnxEncoder)
+    assert isinstance(load_encoder(folder, precision="fp16"), OnnxEncoder)
     assert f"OpenVINO is not used: {reason}" in said.text.replace(f"{folder} ", "")
 
 
