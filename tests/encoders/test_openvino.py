@@ -14,11 +14,11 @@ import pytest
 
 from progeo_edge.bundle import Precision
 from progeo_edge.encoders import backends, load_encoder
+from progeo_edge.encoders import openvino as openvino_module
 from progeo_edge.encoders.backends import active_backend
 from progeo_edge.encoders.golden import GoldenError
 from progeo_edge.encoders.onnx import OnnxEncoder
 from progeo_edge.encoders.openvino import OpenVinoEncoder
-from progeo_edge.encoders.openvino import _infer as infer_with
 from progeo_edge.errors import InputError, ModelError
 from progeo_edge.verify import verify_bundle
 from tests.encoders.tensorrt_bundle import write_golden, write_golden_bundle
@@ -147,7 +147,9 @@ def test_a_result_is_not_overwritten_by_the_next():
         memory[:] = inputs[0]
 
     request = SimpleNamespace(infer=infer_request, get_tensor=lambda output: SimpleNamespace(data=memory))
-    infer = infer_with(SimpleNamespace(create_infer_request=lambda: request, output=lambda name: name), "descriptor")
+    infer = openvino_module._infer(
+        SimpleNamespace(create_infer_request=lambda: request, output=lambda name: name), "descriptor"
+    )
     first = infer(np.ones((1, 2)))
     infer(np.full((1, 2), 2.0))
     np.testing.assert_array_equal(first, np.ones((1, 2)))
@@ -183,6 +185,23 @@ def test_bfloat16_that_breaks_a_limit_is_left_for_fp32(
     half = OpenVinoEncoder(strict, precision="fp16")
     assert half.arithmetic == "f32"
     assert "is computed in FP32, not in bfloat16: it does not give the descriptors" in said.text
+    np.testing.assert_allclose(half.encode(scenes()), exact.encode(scenes()), atol=1e-3)
+
+
+@needs_bfloat16
+def test_bfloat16_that_gives_no_descriptor_is_left_for_fp32(
+    bundle: Path, exact: OnnxEncoder, monkeypatch: pytest.MonkeyPatch, said: pytest.LogCaptureFixture
+):
+    real = openvino_module._infer
+
+    def nothing_in_bfloat16(compiled: Any, output_name: str) -> Any:
+        if "bfloat16" in str(compiled.get_property("INFERENCE_PRECISION_HINT")):
+            return lambda batch: np.zeros((len(batch), 32), np.float32)
+        return real(compiled, output_name)
+
+    monkeypatch.setattr(openvino_module, "_infer", nothing_in_bfloat16)
+    half = OpenVinoEncoder(bundle, precision="fp16")
+    assert half.arithmetic == "f32" and "not in bfloat16: model" in said.text
     np.testing.assert_allclose(half.encode(scenes()), exact.encode(scenes()), atol=1e-3)
 
 
