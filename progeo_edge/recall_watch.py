@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from progeo_edge.descriptor_rows import DescriptorRows
 from progeo_edge.similar_rows import rounding_error
 
-ROWS_AT_A_TIME = 4096
+ROWS_AT_A_TIME = 8192
 """Rows compared beside each search."""
 REMEMBERED = 200
 """Checks that count."""
