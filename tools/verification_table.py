@@ -12,6 +12,7 @@ query.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import platform
 import sys
@@ -200,11 +201,8 @@ def matchers(recording: Recording, rounds: int = 15) -> dict[str, dict[str, floa
     searches: dict[str, Callable[[], object]] = {"OpenCV": lambda: hamming.by_opencv(a, b, 2)}
     if hamming.search() is not hamming.by_opencv:
         searches["faiss"] = lambda: hamming.nearest(a, b, 2)
-    try:
-        import numkong
-    except ImportError:
-        pass
-    else:
+    if importlib.util.find_spec("numkong") is not None:
+        numkong = importlib.import_module("numkong")
         searches["numkong"] = lambda: by_numkong(numkong, a, b)
     spent: dict[str, list[float]] = {name: [] for name in searches}
     for _ in range(rounds):
