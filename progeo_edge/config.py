@@ -62,7 +62,7 @@ class SearchConfig(Section):
     hnsw_above: int = Field(300_000, ge=0, description="keyframes above which HNSW replaces exact search")
     hnsw_m: int = Field(16, ge=2, le=128, description="HNSW: neighbours per node")
     hnsw_ef_construction: int = Field(200, ge=8, description="HNSW: breadth of the search at insertion")
-    hnsw_ef: int = Field(80, ge=1, description="HNSW: breadth of the search at query time")
+    hnsw_ef: int = Field(200, ge=1, description="HNSW: breadth of the search at query time")
 
 
 class GateConfig(Section):

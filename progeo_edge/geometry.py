@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, TypeAlias, cast
 
 import cv2
@@ -236,7 +237,7 @@ class Camera:
         """Mean focal length in pixels."""
         return float(0.5 * (self.K[0, 0] + self.K[1, 1]))
 
-    @property
+    @cached_property
     def _is_ideal(self) -> bool:
         """Whether nothing but K lies between a point and its pixel."""
         return self.model == "pinhole" and not np.any(self.distortion)

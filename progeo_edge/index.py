@@ -26,6 +26,8 @@ TAIL_LIMIT = 1024
 """Descriptors outside the graph that are searched exactly before some are moved into it."""
 MOVE_BATCH = 32
 """Descriptors moved into the graph at a time, so that neither an `add` nor a search beside it stalls for long."""
+LONG_TAIL = 16 * TAIL_LIMIT
+"""Descriptors outside the graph that are too many for it to answer."""
 MOST_MOVED = 20_000
 """Descriptors moved by one `add` of a whole map; the rest follows with later ones, while the search is exact."""
 
@@ -56,7 +58,6 @@ class PlaceIndex:
         self._rows = DescriptorRows(self.dimension)
         self._proven = ProvenSearch(self.dimension)
         self._graph: GraphRows | None = None
-        # While a graph is being built for the first time, the exact search goes on answering.
         self._graph_answers = False
         self._graph_has_failed = False
         self.watch = RecallWatch(self.dimension)
@@ -100,9 +101,8 @@ class PlaceIndex:
         if len(new_ids) != len(vectors):
             raise InputError(f"{len(new_ids)} ids for {len(vectors)} descriptors; give one id per row")
         with self._lock:
-            known = [i for i in new_ids.tolist() if i in self._rows.row_of_id]
-            if known:
-                raise InputError(f"id {known[0]} is in the index already; remove it before adding it again")
+            for known in (i for i in new_ids.tolist() if i in self):
+                raise InputError(f"id {known} is in the index already; remove it before adding it again")
             self._rows.append(new_ids, vectors)
             self.watch.added(new_ids)
         self._keep_up(len(new_ids))
@@ -115,9 +115,8 @@ class PlaceIndex:
         """
         old_ids = check_ids(ids)
         with self._lock:
-            unknown = [i for i in old_ids.tolist() if i not in self._rows.row_of_id]
-            if unknown:
-                raise InputError(f"id {unknown[0]} is not in the index; remove only ids that were added")
+            for unknown in (i for i in old_ids.tolist() if i not in self):
+                raise InputError(f"id {unknown} is not in the index; remove only ids that were added")
             for keyframe_id in old_ids.tolist():
                 self._remove_row(self._rows.row_of_id[keyframe_id])
             self.watch.removed()
@@ -161,9 +160,8 @@ class PlaceIndex:
     def sample(self, count: int, seed: int) -> NDArray[np.float32]:
         """(M, D) descriptors drawn with replacement, M = count, or 0 from an empty index."""
         with self._lock:
-            if len(self) == 0:
-                return np.zeros((0, self.dimension), dtype=np.float32)
-            return np.asarray(self._vectors[np.random.default_rng(seed).integers(len(self), size=count)])
+            rng = np.random.default_rng(seed)
+            return np.asarray(self._vectors[rng.integers(len(self), size=count)] if len(self) else self._vectors)
 
     def self_check(self, num_queries: int = 100, k: int = 10, seed: int = 0) -> RecallCheck:
         """Compare what answers now with the plain product, on descriptors of the index turned by about 25 degrees.
@@ -175,31 +173,26 @@ class PlaceIndex:
         """
         num_queries, k = check_at_least_one(num_queries, "num_queries"), check_at_least_one(k, "k")
         rng = np.random.default_rng(seed)
-        firsts, shares = [], []
+        answers = []
         for _ in range(num_queries):
             with self._lock:
                 if len(self) == 0:
-                    return RecallCheck(1.0, 1.0, 0)
+                    break
                 query = turned(self._vectors[rng.integers(len(self))], rng)
                 _, exact = self._ranked(by_product(self._vectors, query, k), query, k)
-                _, found = self._ranked(self._similar(query, k), query, k)
-            firsts.append(found[0] >= exact[0])
-            # By similarity, not id: any of several equal descriptors is a right answer.
-            shares.append(np.count_nonzero(found >= exact[-1]) / len(exact))
-        return RecallCheck(float(np.mean(firsts)), float(np.mean(shares)), num_queries)
+                answers.append((exact, self._ranked(self._similar(query, k), query, k)[1]))
+        return RecallCheck.of(answers)
 
     # -- the graph, for the cache beside a map -----------------------------------------------------------------------
 
     def snapshot(self, graph_path: Path) -> GraphSnapshot | None:
-        """Write the graph to a file in hnswlib's format and say what is in it; None while no graph answers.
+        """Write the graph to a file in hnswlib's format and say what is in it; None while there is none.
 
         Raises:
             OSError: the file did not arrive in full, as on a full disk.
         """
         with self._lock:
-            if self._graph is None or not self._graph_answers:
-                return None
-            return self._graph.snapshot(self._rows, graph_path)
+            return None if self._graph is None else self._graph.snapshot(self._rows, graph_path)
 
     def adopt(self, graph: HnswGraph, snapshot: GraphSnapshot) -> None:
         """Start an empty index from a graph that was read back, with the descriptors that are in it."""
@@ -255,23 +248,29 @@ class PlaceIndex:
         self._code_rows(num_changed + 1)
 
     def _fill_graph(self, budget: int) -> None:
-        """Move as many rows into the graph as have just come, and a batch."""
+        """Move as many rows into the graph as have just come, and a batch; let it answer while few are outside."""
         while budget > 0:
             with self._lock:
                 if not self._wants_graph():
-                    return
-                self._graph = self._graph or new_graph(self.dimension, self.config)
+                    break
+                self._graph = new_graph(self.dimension, self.config) if self._graph is None else self._graph
                 for a, b in self._graph.draw(MOVE_BATCH, len(self)):
                     self._swap_rows(a, b)
                 self._graph.take_in(MOVE_BATCH, self._rows.vectors)
-                if len(self) - len(self._graph) <= TAIL_LIMIT:
-                    self._graph_answers = True
-                    self._proven.clear()
             budget -= MOVE_BATCH
+        with self._lock:
+            if self._graph is not None and self._num_outside <= TAIL_LIMIT and not self._graph_answers:
+                self._graph_answers = True
+                self._proven.clear()
+            self._graph_answers = self._graph_answers and self._num_outside <= LONG_TAIL
+
+    @property
+    def _num_outside(self) -> int:
+        return len(self) - (0 if self._graph is None else len(self._graph))
 
     def _wants_graph(self) -> bool:
-        outside = len(self) - (0 if self._graph is None else len(self._graph))
-        return len(self) > self.config.hnsw_above and outside > TAIL_LIMIT and not self._graph_has_failed
+        is_large = len(self) > self.config.hnsw_above and not self._graph_has_failed
+        return is_large and self._num_outside > TAIL_LIMIT
 
     def _choose_axes(self) -> None:
         with self._lock:
@@ -279,7 +278,7 @@ class PlaceIndex:
             if self._graph_answers or not self._proven.is_due(count):
                 return
             sample = self._vectors[np.linspace(0, count - 1, min(SAMPLED_ROWS, count)).astype(np.int64)]
-        axes = self._proven.choose(sample, count)
+        axes = self._proven.choose(sample, count)  # takes long, and needs no lock
         with self._lock:
             self._proven.use(axes, count)
 

@@ -24,8 +24,8 @@ NUM_AXES = (64, 128, 256, 384)
 """Choices beside all of them."""
 USUAL_K = 100
 """Neighbours that a search is expected to ask for."""
-FULL_COMPARISON = 2.5
-"""Price of a byte read by a full comparison, here and there in memory, in bytes read in a row (measured)."""
+FULL_COMPARISON = 6.0
+"""Price of a byte of a full comparison, here and there in memory, in bytes read in a row: 2.5 to 9 were measured."""
 
 WORTHWHILE = 0.85
 """Part of the price that other axes may have at most to replace those in use."""

@@ -34,7 +34,11 @@ class ProvenSearch:
 
     def __init__(self, dimension: int) -> None:
         self._dimension = dimension
-        self._codes = CodedRows(dimension, None)
+        self.clear()
+
+    def clear(self) -> None:
+        """Give up the codes."""
+        self._codes = CodedRows(self._dimension, None)
         self._rows_at_choice = CODED_FROM // 2
         self._is_on = False
 
@@ -94,10 +98,6 @@ class ProvenSearch:
             self._codes.drop_last()
         if count < CODED_FROM // 2 and self._is_on:
             self.clear()
-
-    def clear(self) -> None:
-        """Give up the codes."""
-        self.__init__(self._dimension)  # type: ignore[misc]
 
     def is_due(self, count: int) -> bool:
         """Whether axes are to be chosen: at first and then whenever the rows have doubled."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from progeo_edge.descriptor_rows import DescriptorRows
 from progeo_edge.similar_rows import rounding_error
 
-ROWS_AT_A_TIME = 4096
+ROWS_AT_A_TIME = 8192
 """Rows compared beside each search."""
 REMEMBERED = 200
 """Checks that count."""
@@ -34,6 +35,18 @@ class RecallCheck:
     recall_at_1: float
     recall_at_k: float
     num_queries: int
+
+    @classmethod
+    def of(cls, answers: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> RecallCheck:
+        """Of (K,) similarities per query: the exact ones, and those found.
+
+        By similarity and not by id: any of several equal descriptors is a right answer.
+        """
+        if not answers:
+            return cls(1.0, 1.0, 0)
+        firsts = [found[0] >= exact[0] for exact, found in answers]
+        shares = [np.count_nonzero(found >= exact[-1]) / len(exact) for exact, found in answers]
+        return cls(float(np.mean(firsts)), float(np.mean(shares)), len(answers))
 
 
 class RecallWatch:
@@ -82,7 +95,8 @@ class RecallWatch:
     def searched(self, query: NDArray[np.float32], best: float, rows: DescriptorRows) -> None:
         """A search found this similarity first: go on with the pending check, or take this query if there is none."""
         if self._query is None:
-            self._query, self._found, self._next_row, self._end = query, best, 0, len(rows)
+            # A copy: the caller may use its array again.
+            self._query, self._found, self._next_row, self._end = query.copy(), best, 0, len(rows)
             self._newcomers.clear()
         end = min(self._next_row + ROWS_AT_A_TIME, self._end)
         similarities = rows.vectors[self._next_row : end] @ self._query

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Section(BaseModel):
     """Base of every section: frozen, unknown keys refused, defaults validated too.
 
-    Its validator is built when it is first used: building all of them is a quarter of the runtime's import.
+    Its validator is built when it is first used: building all of them is a tenth of the runtime's import.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, defer_build=True)

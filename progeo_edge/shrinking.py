@@ -60,6 +60,7 @@ def shrink(image: Image, width_px: int, height_px: int) -> Image:
         width_px: At most W.
         height_px: At most H.
     """
+    given = image
     height, width = image.shape[:2]
     across, down = plan(width, width_px), plan(height, height_px)
     exact_size = (width if across else width_px, height if down else height_px)
@@ -67,9 +68,9 @@ def shrink(image: Image, width_px: int, height_px: int) -> Image:
         image = _resize(image, *exact_size, cv2.INTER_AREA)
     image = _halve(image, across.halvings if across else 0, down.halvings if down else 0)
     if across or down:
-        image = np.asarray(
-            cv2.sepFilter2D(image, -1, _kernel(across), _kernel(down), borderType=cv2.BORDER_REPLICATE), dtype=np.uint8
-        )
+        own = image if image is not given else None  # memory that was just touched is quicker than new
+        mixed = cv2.sepFilter2D(image, -1, _kernel(across), _kernel(down), dst=own, borderType=cv2.BORDER_REPLICATE)
+        image = np.asarray(mixed, dtype=np.uint8)
     return _resize(image, width_px, height_px, cv2.INTER_CUBIC)
 
 

@@ -90,6 +90,25 @@ def test_a_map_that_has_grown_keeps_the_cached_part(tmp_path: Path, built_graphs
     assert not caplog.records
 
 
+def test_a_graph_that_was_not_finished_is_kept_and_goes_on(
+    tmp_path: Path, built_graphs: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("progeo_edge.index.MOST_MOVED", 320)
+    monkeypatch.setattr("progeo_edge.index.LONG_TAIL", 1100)
+    index = built()
+    assert index.kind == "exact"
+    assert save_index(index, tmp_path / "c", "m")
+    in_graph = sum(built_graphs)
+    loaded = load_index(tmp_path / "c", "m", IDS, ROWS, CONFIG)
+    assert str(loaded.kind) == "exact", "too many are outside"
+    assert sum(built_graphs) == 2 * in_graph
+    for query in unit_rows(20, seed=1):
+        np.testing.assert_allclose(loaded.search(query, 10)[1], np.sort(ROWS @ query)[::-1][:10], atol=1e-6)
+    for i in range(2500, 2530):
+        loaded.add([i], unit_rows(1, seed=i))
+    assert str(loaded.kind) == "hnsw"
+
+
 def test_descriptors_that_went_through_half_precision_are_the_same(tmp_path: Path, caplog: Any) -> None:
     save_index(built(), tmp_path / "c", "m")
     stored = ROWS.astype(np.float16).astype(np.float32)

@@ -78,6 +78,14 @@ def test_colours_are_shrunk_one_by_one_and_views_as_copies():
     np.testing.assert_array_equal(shrink(image[::-1, ::-1], 224, 224), shrink(image[::-1, ::-1].copy(), 224, 224))
 
 
+@pytest.mark.parametrize("shape", [(720, 1280), (480, 640), (481, 643), (3000, 40)])
+def test_the_image_itself_stays_as_it_was(shape):
+    image = picture(*shape) if min(shape) > 100 else np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    before = image.copy()
+    shrink(image, min(224, shape[1]), 224)
+    np.testing.assert_array_equal(image, before)
+
+
 def test_sides_are_planned_one_by_one():
     assert plan(1280, 224) == Plan(1, 640, 85)
     assert plan(720, 224) == Plan(1, 360, 28)

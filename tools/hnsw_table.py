@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--drives", type=Path, nargs="+", default=[], help="none: only the random walk")
     parser.add_argument("--queries", type=Path, nargs="+", default=[], help="other drives through the same places")
     parser.add_argument("--sizes", default="20000,100000")
-    parser.add_argument("--m", default="16,32")
+    parser.add_argument("--m", default="16")
     parser.add_argument("--ef-construction", type=int, default=200)
     parser.add_argument("--ef", default="80,200,1000")
     parser.add_argument("--no-walk", action="store_true")

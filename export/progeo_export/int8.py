@@ -90,7 +90,8 @@ def quantise(
         out: Where the graph goes.
         calibrator: "percentile" keeps 99.99 per cent of the values, "minmax" all, "entropy" minimises the divergence.
         target: Who will run it. "tensorrt" quantises what goes into convolutions and matrix products; "cpu" also what
-            comes out of convolutions, without which ONNX Runtime computes them in FP32.
+            comes out of convolutions, without which ONNX Runtime computes them in FP32, and all of the stem but its
+            first convolution.
         exclude: Names of further nodes to keep in FP32.
         force: Also quantise graphs with attention, which lose much and gain little.
         input_name: Name of the graph's input.
@@ -102,7 +103,7 @@ def quantise(
     """
     graph = onnx.load(model)
     _refuse_attention(graph, force)
-    quantised, kept = _split_nodes(graph, frozenset(exclude))
+    quantised, kept = _split_nodes(graph, frozenset(exclude), target)
     with tempfile.TemporaryDirectory() as scratch:
         inputs = Path(scratch) / "inputs.npy"
         count, notes = _write_inputs(images, preprocess, inputs)
@@ -166,7 +167,7 @@ def _refuse_attention(graph: onnx.ModelProto, force: bool) -> None:
         )
 
 
-def _split_nodes(graph: onnx.ModelProto, exclude: frozenset[str]) -> tuple[list[str], list[str]]:
+def _split_nodes(graph: onnx.ModelProto, exclude: frozenset[str], target: Target) -> tuple[list[str], list[str]]:
     """Names of the weighted nodes to quantise, and of those to keep."""
     constants = {item.name for item in graph.graph.initializer}
     weighted = [n for n in graph.graph.node if n.op_type in QUANTISED_OPS and n.input[1] in constants]
@@ -174,23 +175,24 @@ def _split_nodes(graph: onnx.ModelProto, exclude: frozenset[str]) -> tuple[list[
         raise ExportError(
             "no node of the graph has 'head' in its name, so the head cannot be kept in FP32; export again"
         )
-    kept = _stem(graph) | exclude
+    kept = _stem(graph, target) | exclude
     names = [node.name for node in weighted if node.name not in kept and not is_head(node.name)]
     if not names:
         raise ExportError("the graph has no convolution or matrix product between stem and head; nothing to quantise")
     return names, [node.name for node in weighted if node.name not in names]
 
 
-def _stem(graph: onnx.ModelProto) -> set[str]:
+def _stem(graph: onnx.ModelProto, target: Target) -> set[str]:
     """All before the first convolution (a fused resize), and the convolutions up to the first pooling.
 
-    Without a pooling after one to three convolutions the stem is the first convolution alone.
+    Without a pooling after one to three convolutions the stem is the first convolution alone. So it is for CPUs: the
+    two others of an RN50 were an eighth of the time there, and lost nothing (docs/encoder_speed.md).
     """
     nodes = list(graph.graph.node)
     first = next((k for k, node in enumerate(nodes) if node.op_type == "Conv"), -1)
     before_pool = list(takewhile(lambda node: node.op_type not in _POOLS, nodes))
     convs = [node.name for node in before_pool if node.op_type == "Conv"]
-    has_stem = len(before_pool) < len(nodes) and len(convs) <= _MAX_STEM_CONVS
+    has_stem = target == "tensorrt" and len(before_pool) < len(nodes) and len(convs) <= _MAX_STEM_CONVS
     return {node.name for node in nodes[: first + 1]} | (set(convs) if has_stem else set())
 
 

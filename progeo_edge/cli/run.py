@@ -43,7 +43,7 @@ def run(
     ] = "vlad",
     backend: Annotated[
         Literal["auto", "tensorrt", "openvino", "onnx"],
-        typer.Option(help="of a bundle; auto: TensorRT where its engine is built, OpenVINO on x86, else ONNX Runtime"),
+        typer.Option(help="of a bundle; auto: TensorRT where its engine is built, else OpenVINO or ONNX Runtime"),
     ] = "auto",
     precision: Annotated[
         Literal["fp32", "fp16", "int8"] | None,

@@ -52,7 +52,9 @@ def verify(
     bundle: Annotated[Path, typer.Argument(help="folder with a manifest.json")],
     backend: Annotated[
         Literal["auto", "tensorrt", "openvino", "onnx"],
-        typer.Option(help="auto: TensorRT where its engine is built already, OpenVINO on x86, else ONNX Runtime"),
+        typer.Option(
+            help="auto: TensorRT where its engine is built already, else OpenVINO or ONNX Runtime, the faster one"
+        ),
     ] = "auto",
     precision: Annotated[
         Literal["fp32", "fp16", "int8"] | None,

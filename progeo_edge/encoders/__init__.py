@@ -52,9 +52,9 @@ def load_encoder(
             checkpoint of progeo-train (with the training extra installed).
         backend: Of a bundle. "tensorrt" runs its TensorRT engine, and builds it first when there is none, which takes
             minutes; "openvino" runs OpenVINO on the CPU; "onnx" runs ONNX Runtime on CUDA, its OpenVINO provider or the
-            CPU, the first that works; "auto" takes TensorRT when an engine for this device has been built, else, on an
-            x86 CPU without a GPU for ONNX Runtime, OpenVINO where it is installed and gives the bundle's golden
-            descriptors, else "onnx".
+            CPU, the first that works; "auto" takes TensorRT when an engine for this device has been built; else, for
+            FP16 and INT8 on an x86 CPU without a GPU for ONNX Runtime, OpenVINO where it is installed and gives the
+            bundle's golden descriptors; else "onnx".
         precision: Of a bundle. None takes FP16 where TensorRT runs a bundle that has it, else FP32. Maps of the two fit
             each other; INT8 is another model to them.
         whitening: File of `progeo-calibrate --whiten`, learned for this model; the two together are another model to

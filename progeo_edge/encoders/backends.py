@@ -1,4 +1,4 @@
-"""Which backend runs a model here: TensorRT where its engine is ready, OpenVINO on x86 CPUs, else ONNX Runtime."""
+"""Which backend runs a model: TensorRT where its engine is ready, OpenVINO where it is faster, else ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from progeo_edge.bundle import MANIFEST_NAME, Manifest, Precision, read_manifest
 from progeo_edge.errors import ModelError
+from progeo_edge.graph_file import PRECISION_PREFERENCE
 
 if TYPE_CHECKING:
     from progeo_edge.encoders import Encoder
@@ -128,7 +129,12 @@ def _open_checked_openvino(path: Path, precision: Precision | None, threads: int
         return None, f"on {platform.machine()} ONNX Runtime is taken unless OpenVINO is named"
     if importlib.util.find_spec("openvino") is None:
         return None, "it is not installed here"
-    if not (path / MANIFEST_NAME).is_file() or read_manifest(path).golden is None:
+    if not (path / MANIFEST_NAME).is_file():
+        return None, f"{path} is no bundle, and what it computes is checked with the golden images of one"
+    manifest = read_manifest(path)
+    if (precision or next(item for item in PRECISION_PREFERENCE if item in manifest.graphs)) == "fp32":
+        return None, "ONNX Runtime is as fast in FP32 and starts sooner"
+    if manifest.golden is None:
         return None, f"{path} has no golden images to check it with"
     if _onnx_runtime_has_cuda():
         return None, "ONNX Runtime has a GPU here"

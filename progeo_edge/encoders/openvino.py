@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from progeo_edge.bundle import ModelSpec, Precision, read_manifest
+from progeo_edge.encoders.descriptor_rows import DescriptorError
 from progeo_edge.encoders.golden import GoldenError, read_golden, run_golden
 from progeo_edge.encoders.graph_identity import open_checked_graph
 from progeo_edge.encoders.graph_ports import Port, check_input, check_output, input_shape
@@ -160,10 +161,10 @@ def _open_runner(loaded: _Loaded, graph: Graph) -> tuple[GraphRunner, Arithmetic
     """
     check = _golden_check(graph)
     if graph.precision == "fp16" and loaded.has_bfloat16 and check is not None:
-        runner = loaded.compile("bf16")
         try:
+            runner = loaded.compile("bf16")
             check(runner)
-        except GoldenError as error:
+        except (DescriptorError, GoldenError) as error:
             _log.warning("the FP16 graph is computed in FP32, not in bfloat16: %s", error)
         else:
             return runner, "bf16"

@@ -44,6 +44,16 @@ class View:
     depth_sigma_m: FloatArray
 
     @cached_property
+    def sees(self) -> NDArray[np.bool_]:
+        """(N,) True where the plane coordinates are known."""
+        return finite_rows(self.plane)
+
+    @cached_property
+    def knows(self) -> NDArray[np.bool_]:
+        """(N,) True where there is a point beside plane coordinates."""
+        return finite_rows(self.points_m) & self.sees
+
+    @cached_property
     def homogeneous(self) -> FloatArray:
         """(N, 3) plane coordinates x/z, y/z, 1."""
         return homogeneous(self.plane)
@@ -86,7 +96,7 @@ class Correspondences:
 
     def usable(self) -> NDArray[np.bool_]:
         """(N,) True where both sides have finite plane coordinates."""
-        return finite_rows(self.query.plane) & finite_rows(self.reference.plane)
+        return np.asarray(self.query.sees & self.reference.sees)
 
     def subset(self, keep: NDArray[np.bool_]) -> Correspondences:
         """The chosen matches only."""

@@ -23,13 +23,16 @@ _OVERSAMPLING = 3
 _FAST_THRESHOLD_DIM = 5
 """Low, as the strongest are chosen afterwards: at 20 a dim hall at 160x120 gives 150 keypoints, at 5 1200."""
 
-_FAST_THRESHOLD_RICH = 20
+_FAST_THRESHOLD_RICH = 10
+"""At 20, quicker still, the errors of poses in metres grew on a rendered street: their 90th percentile by 15 %."""
+
+_STRONG = 20
 _RICH = 0.65
 _RICH_CELLS = 1 / 3
 _RICH_CELL = 3
-"""A picture is rich when it shows this share of `max_features` as corners above the higher threshold, and this share of
-its grid cells holds so many of them. Its pyramid then has twice as many as are wanted, and nearly all weaker ones would
-be found in vain. One rich corner of a dull picture is not enough: the rest of it must be covered too."""
+"""A picture is rich when it shows this share of `max_features` as corners above the threshold of strong ones, and this
+share of its grid cells holds so many of them. Its pyramid then has more than enough above the second threshold, and the
+weaker ones would be found in vain. One rich corner of a dull picture is not enough: the rest must be covered too."""
 
 _SIFT_CONTRAST = 0.01
 _GRID_COLUMNS = 16
@@ -42,7 +45,7 @@ class FeatureExtractor:
         """Args: config: detector, number of features and working size."""
         self._config = config
         self._detector = _make_detector(config)
-        self._probe = cv2.FastFeatureDetector.create(_FAST_THRESHOLD_RICH)
+        self._probe = cv2.FastFeatureDetector.create(_STRONG)
 
     def extract(
         self,
@@ -106,7 +109,7 @@ class FeatureExtractor:
         return _spread(self._detector.detect(working, mask), working.shape, self._config.max_features)
 
     def _fast_threshold(self, working: Image, mask: NDArray[np.uint8] | None) -> int:
-        """Half a millisecond of looking saves a third of the time that a rich picture takes."""
+        """Half a millisecond of looking saves two of the nine that a rich picture takes."""
         corners = self._probe.detect(working, mask)
         if len(corners) < _RICH * self._config.max_features:
             return _FAST_THRESHOLD_DIM

@@ -12,7 +12,7 @@ import numpy as np
 from progeo_edge.config import VerificationConfig
 from progeo_edge.geometry import FloatArray, invert, make_transform, rotation_angle, se3_exp
 from progeo_edge.types import Transform
-from progeo_edge.verification.correspondences import Correspondences, View, finite_rows
+from progeo_edge.verification.correspondences import Correspondences, View
 from progeo_edge.verification.refinement import Refined, refine
 from progeo_edge.verification.two_view import Mask, consistent, enough_samples
 
@@ -132,21 +132,14 @@ def estimate_metric(matches: Correspondences, config: VerificationConfig) -> Met
 
 def has_points(matches: Correspondences, inliers: Mask | None = None) -> bool:
     """Whether one of the views has enough points for a pose in metres, among all matches or the inliers."""
-    counts = [np.count_nonzero(_known(view)[slice(None) if inliers is None else inliers]) for view in _views(matches)]
+    views = matches.reference, matches.query
+    counts = [np.count_nonzero(view.knows if inliers is None else view.knows & inliers) for view in views]
     return bool(max(counts) >= MIN_POINTS)
 
 
 def with_points(matches: Correspondences) -> Mask:
     """(N,) True where one of the views has a point."""
-    return _known(matches.reference) | _known(matches.query)
-
-
-def _views(matches: Correspondences) -> tuple[View, View]:
-    return matches.reference, matches.query
-
-
-def _known(view: View) -> Mask:
-    return finite_rows(view.points_m) & finite_rows(view.plane)
+    return np.asarray(matches.reference.knows | matches.query.knows)
 
 
 def _sides(matches: Correspondences, into_query: bool) -> tuple[View, View]:
@@ -156,7 +149,7 @@ def _sides(matches: Correspondences, into_query: bool) -> tuple[View, View]:
 
 def _one_way(matches: Correspondences, into_query: bool, config: VerificationConfig) -> Transform | None:
     owner, observer = _sides(matches, into_query)
-    keep = _known(owner) & finite_rows(observer.plane)
+    keep = owner.knows & observer.sees
     if keep.sum() < MIN_POINTS:
         return None
     f = matches.focal_px
@@ -181,8 +174,9 @@ def _one_way(matches: Correspondences, into_query: bool, config: VerificationCon
         return None
     T_observer_owner = make_transform(cv2.Rodrigues(rvec)[0], tvec)
     T = invert(T_observer_owner) if into_query else T_observer_owner
-    keep[np.flatnonzero(keep)[np.setdiff1d(np.arange(keep.sum()), chosen.ravel())]] = False
-    projection = _projection(matches.subset(keep), into_query, T)
+    consenting = np.zeros(len(matches), dtype=bool)
+    consenting[np.flatnonzero(keep)[chosen.ravel()]] = True
+    projection = _projection(matches.subset(consenting), into_query, T)
     return refine(projection.linearise, _plus, T).state
 
 
@@ -220,7 +214,7 @@ def _dominating(matches: Correspondences, refined: Refined[Transform]) -> Mask:
             continue
         owner, observer = _sides(matches, into_query)
         jacobian = projection.linearise(refined.state)[1]
-        rows = np.flatnonzero(_known(owner) & finite_rows(observer.plane))
+        rows = np.flatnonzero(owner.knows & observer.sees)
         leverage[rows] = np.maximum(leverage[rows], ((jacobian @ information) * jacobian).sum(axis=(1, 2)))
     return leverage > _LEVERAGE
 
@@ -232,7 +226,7 @@ def _plus(T: Transform, step: FloatArray) -> Transform:
 def _projection(matches: Correspondences, into_query: bool, T: Transform) -> _Projection:
     """The projections of one direction, whitened by keypoint and depth noise at pose T."""
     owner, observer = _sides(matches, into_query)
-    keep = _known(owner) & finite_rows(observer.plane)
+    keep = owner.knows & observer.sees
     owner, observer = owner.subset(keep), observer.subset(keep)
     predicted_px = _project(owner.points_m, observer, T, into_query)
     depth_share = 1e-3
@@ -261,7 +255,7 @@ def _error_px(matches: Correspondences, T: Transform) -> FloatArray:
     error_px = np.full(len(matches), np.inf)
     for into_query in (True, False):
         owner, observer = _sides(matches, into_query)
-        keep = _known(owner) & finite_rows(observer.plane)
+        keep = owner.knows & observer.sees
         if not keep.any():
             continue
         predicted_px = _project(owner.points_m[keep], observer.subset(keep), T, into_query)

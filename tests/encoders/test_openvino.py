@@ -14,6 +14,7 @@ import pytest
 
 from progeo_edge.bundle import Precision
 from progeo_edge.encoders import backends, load_encoder
+from progeo_edge.encoders import openvino as openvino_module
 from progeo_edge.encoders.backends import active_backend
 from progeo_edge.encoders.golden import GoldenError
 from progeo_edge.encoders.onnx import OnnxEncoder
@@ -138,12 +139,20 @@ def test_same_descriptors_from_several_threads(encoder: OpenVinoEncoder):
             np.testing.assert_array_equal(result, expected)
 
 
-def test_a_result_is_not_overwritten_by_the_next(encoder: OpenVinoEncoder):
-    one, other, *_ = scenes()
-    first = encoder.raw_descriptors([one])
-    kept = first.copy()
-    encoder.raw_descriptors([other])
-    np.testing.assert_array_equal(first, kept)
+def test_a_result_is_not_overwritten_by_the_next():
+    """OpenVINO gives its own memory, which another thread's inference fills while this one still looks at it."""
+    memory = np.zeros((1, 2), np.float32)
+
+    def infer_request(inputs: dict[int, np.ndarray[Any, Any]], share_inputs: bool) -> None:
+        memory[:] = inputs[0]
+
+    request = SimpleNamespace(infer=infer_request, get_tensor=lambda output: SimpleNamespace(data=memory))
+    infer = openvino_module._infer(
+        SimpleNamespace(create_infer_request=lambda: request, output=lambda name: name), "descriptor"
+    )
+    first = infer(np.ones((1, 2)))
+    infer(np.full((1, 2), 2.0))
+    np.testing.assert_array_equal(first, np.ones((1, 2)))
 
 
 def test_fp32_is_computed_in_fp32_with_the_threads_that_were_asked_for(
@@ -176,6 +185,23 @@ def test_bfloat16_that_breaks_a_limit_is_left_for_fp32(
     half = OpenVinoEncoder(strict, precision="fp16")
     assert half.arithmetic == "f32"
     assert "is computed in FP32, not in bfloat16: it does not give the descriptors" in said.text
+    np.testing.assert_allclose(half.encode(scenes()), exact.encode(scenes()), atol=1e-3)
+
+
+@needs_bfloat16
+def test_bfloat16_that_gives_no_descriptor_is_left_for_fp32(
+    bundle: Path, exact: OnnxEncoder, monkeypatch: pytest.MonkeyPatch, said: pytest.LogCaptureFixture
+):
+    real = openvino_module._infer
+
+    def nothing_in_bfloat16(compiled: Any, output_name: str) -> Any:
+        if "bfloat16" in str(compiled.get_property("INFERENCE_PRECISION_HINT")):
+            return lambda batch: np.zeros((len(batch), 32), np.float32)
+        return real(compiled, output_name)
+
+    monkeypatch.setattr(openvino_module, "_infer", nothing_in_bfloat16)
+    half = OpenVinoEncoder(bundle, precision="fp16")
+    assert half.arithmetic == "f32" and "not in bfloat16: model" in said.text
     np.testing.assert_allclose(half.encode(scenes()), exact.encode(scenes()), atol=1e-3)
 
 
@@ -295,11 +321,22 @@ def on_x86(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def test_auto_takes_openvino_on_x86(bundle: Path, on_x86: pytest.MonkeyPatch, said: pytest.LogCaptureFixture):
-    encoder = load_encoder(bundle)
-    assert isinstance(encoder, OpenVinoEncoder) and encoder.precision == "fp32" and encoder.arithmetic == "f32"
-    assert active_backend(encoder).startswith(f"OpenVINO {openvino.__version__.split('-')[0]}, fp32, ")
+@pytest.mark.parametrize("stated", [True, False])
+def test_auto_takes_openvino_for_fp16_on_x86(
+    stated: bool, on_x86: pytest.MonkeyPatch, said: pytest.LogCaptureFixture, tmp_path: Path
+):
+    bundle = golden_bundle(tmp_path / "bundle", precisions=("fp32", "fp16") if stated else ("fp16",))
+    encoder = load_encoder(bundle, precision="fp16" if stated else None)
+    assert isinstance(encoder, OpenVinoEncoder) and encoder.precision == "fp16"
+    assert active_backend(encoder).startswith(f"OpenVINO {openvino.__version__.split('-')[0]}, fp16, ")
     assert "OpenVINO runs on" in said.text
+
+
+def test_auto_leaves_fp32_to_onnx_runtime(bundle: Path, on_x86: pytest.MonkeyPatch, said: pytest.LogCaptureFixture):
+    for precision in (None, "fp32"):
+        assert isinstance(load_encoder(bundle, precision=precision), OnnxEncoder)
+        assert "OpenVINO is not used: ONNX Runtime is as fast in FP32" in said.text
+        said.clear()
 
 
 @pytest.mark.parametrize("damage", ["wrong golden", "no golden", "other machine", "not installed", "GPU"])
@@ -324,7 +361,7 @@ def test_auto_leaves_openvino_for_onnx_runtime_and_says_why(
         "not installed": "it is not installed here",
         "GPU": "ONNX Runtime has a GPU here",
     }[damage]
-    assert isinstance(load_encoder(folder), OnnxEncoder)
+    assert isinstance(load_encoder(folder, precision="fp16"), OnnxEncoder)
     assert f"OpenVINO is not used: {reason}" in said.text.replace(f"{folder} ", "")
 
 

@@ -15,7 +15,7 @@ from progeo_edge.preprocess import to_model_input
 from progeo_edge.types import Image
 from progeo_export.int8 import quantise
 from progeo_export.int8_outputs import close_outputs, find_open_outputs, measure_peaks
-from tests.export.conv_graph import BLOCK, PREPROCESS, SIZE_PX, write_conv_graph
+from tests.export.conv_graph import BLOCK, HEAD, PREPROCESS, SIZE_PX, STEM, conv_graph, write_conv_graph
 
 ort = pytest.importorskip("onnxruntime")
 
@@ -101,6 +101,26 @@ def test_ranges_are_the_largest_magnitudes(graphs: dict[str, Path]) -> None:
     scales = {item.name: numpy_helper.to_array(item) for item in onnx.load(graphs["cpu"]).graph.initializer}
     peak = measure_peaks(graphs["fp32"], ["c2"], to_model_input(pictures(120), PREPROCESS), "image")["c2"]
     assert scales["int8_output/1/scale"] == pytest.approx(peak / 127, rel=1e-5)
+
+
+def test_of_the_stem_the_first_convolution_alone_stays_fp32_for_cpus(tmp_path: Path) -> None:
+    model = conv_graph()
+    nodes = list(model.graph.node)
+    first = next(place for place, node in enumerate(nodes) if node.name == STEM[0])
+    weights = np.random.default_rng(0).normal(0, 0.1, (12, 12, 1, 1)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weights, "deeper"))
+    nodes[first + 1].input[0] = "deeper_out"
+    nodes.insert(first + 1, onnx.helper.make_node("Conv", ["s", "deeper"], ["deeper_out"], name="/trunk/conv2"))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, tmp_path / "fp32.onnx")
+    kept = {
+        target: quantise(
+            tmp_path / "fp32.onnx", pictures(100), PREPROCESS, tmp_path / "int8.onnx", target=target, threads=1
+        ).kept
+        for target in ("tensorrt", "cpu")
+    }
+    assert kept == {"tensorrt": (*STEM, "/trunk/conv2", *HEAD), "cpu": (*STEM, *HEAD)}
 
 
 def test_nothing_to_measure_runs_nothing(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_fused_resize_is_exported(tmp_path, opset):
     assert prologue.count("MatMul") == 2 and "Clip" in prologue and "Resize" not in prologue
     images = pictures(3, (48, 200))
     found = run(path, to_model_input(images, module.preprocess))
-    np.testing.assert_allclose(found, reference_descriptors(module.encoder, images), atol=2e-4)
+    np.testing.assert_allclose(found, reference_descriptors(module.encoder, images), atol=1e-3)
 
 
 def test_another_opset_than_asked_for_is_an_error(exported):

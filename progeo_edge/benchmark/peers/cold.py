@@ -31,7 +31,7 @@ def main() -> None:
         reply({"absent": " ".join(str(error).split())})
         return
     done = time.perf_counter()
-    parts = {"import": imported - started, "load": loaded - imported, "first descriptor": done - loaded}
+    parts = {"import": imported - started, "load": loaded - imported, "first": done - loaded}
     reply({"parts_ms": {name: 1e3 * seconds for name, seconds in parts.items()}})
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,6 +24,7 @@ class OnnxDefaultPeer:
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
+        cv2.setNumThreads(settings["threads"])
         runtime = importlib.import_module("onnxruntime")
         graph = open_graph(Path(settings["model"]), settings.get("precision"))
         spec = graph.preprocess

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,6 +27,7 @@ class OurPeer:
     """Settings: "model", "backend", "precision", "frames", "threads", and "database" for the search."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
+        cv2.setNumThreads(settings["threads"])
         self._encoder = load_encoder(settings["model"], **_choices(settings))
         self._spec = _preprocess_of(settings)
         search = _our_search(settings)

@@ -83,7 +83,7 @@ def _first_descriptors(
         case=f"a fresh process each, {job.threads} threads",
         rows=rows,
         absent=absent,
-        notes=("files are in the cache; the start of the interpreter is in the whole, not in a part",),
+        notes=("import, load, first: its parts in ms, without the start of the interpreter; files are in the cache",),
     )
 
 
@@ -153,7 +153,7 @@ def _imports(job: Job, progress: Progress) -> Comparison:
 
 
 def _row(name: str, is_ours: bool, whole_ms: Sequence[float], facts: Mapping[str, object]) -> Row:
-    agreement = {f"{part} ms": value for part, value in facts.items() if isinstance(value, float)}
+    agreement = {part: value for part, value in facts.items() if isinstance(value, float)}
     return Row(name, is_ours, summarise(whole_ms), tuple(whole_ms), agreement, facts)
 
 

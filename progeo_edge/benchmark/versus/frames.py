@@ -21,13 +21,11 @@ from progeo_edge.errors import InputError
 CAMERA, LARGE = (640, 480), (1280, 720)
 """Sizes of frames in pixels: that of the whole way first."""
 
-RECALL = f"search recall@{TOP_K}"
-COSINE = "cosine to "
-DIFFERENCE = "difference to PIL, % of places"
+RECALL, COSINE, MOVED = f"recall@{TOP_K}", "cosine", "moved %"
 
 _NOTE = (
-    "what the graph takes comes out, unless float32 is said; cv2 linear is not antialiased; the difference is what the "
-    "pixels do to the descriptors of one encoder, in percent of the mean distance between the frames"
+    "what the graph takes comes out, unless float32 is said; cv2 linear is not antialiased; moved: what the pixels do "
+    "to the descriptors of one encoder, against those of PIL, in percent of the mean distance between the frames"
 )
 
 
@@ -91,7 +89,7 @@ def _whole_way(
     job: Job, entered: Field, database: NDArray[np.float32], frames: Frames, progress: Progress
 ) -> Comparison:
     rows = measure(entered, CANDIDATES, job.pace, progress=progress)
-    agreements = _agreement(entered, [row.name for row in rows], database, len(frames.images))
+    agreements, reference = _agreement(entered, [row.name for row in rows], database, len(frames.images))
     size = size_name(*CAMERA)
     return Comparison(
         group="frame to candidates",
@@ -101,6 +99,7 @@ def _whole_way(
         notes=(
             f"frames: {len(frames.images)} of {frames.origin}, brought to {size}",
             "the database holds descriptors of these frames, tiled and perturbed",
+            f"{RECALL}: of the search, against float64; {COSINE}: of the descriptor, to that of {reference}",
             *_random_weights(entered),
         ),
     )
@@ -108,8 +107,12 @@ def _whole_way(
 
 def _agreement(
     entered: Field, names: Sequence[str], database: NDArray[np.float32], count: int
-) -> dict[str, dict[str, float]]:
-    """Does the search find what float64 finds, and is the descriptor that of the torch model, or of our first one?"""
+) -> tuple[dict[str, dict[str, float]], str]:
+    """Does the search find what float64 finds, and is the descriptor that of the torch model, or of our first one?
+
+    Returns:
+        Figures by contender, and whose descriptor the others are compared with.
+    """
     descriptors: dict[str, NDArray[np.float64]] = {}
     agreements: dict[str, dict[str, float]] = {}
     for name in names:
@@ -123,8 +126,8 @@ def _agreement(
     reference = contenders.TORCH_EAGER if contenders.TORCH_EAGER in known else next(iter(known), None)
     for name in known:
         cosines = np.sum(descriptors[name] * descriptors[str(reference)], axis=1)
-        agreements[name][f"{COSINE}{reference}"] = float(cosines.mean())
-    return agreements
+        agreements[name][COSINE] = float(cosines.mean())
+    return agreements, reference or "nobody"
 
 
 def _recall(
@@ -161,7 +164,7 @@ def _preprocessing(
     return Comparison(
         group="preprocessing alone",
         case=f"{size} frame to model input",
-        rows=_with_agreement(kept, {name: {DIFFERENCE: value} for name, value in differences.items()}),
+        rows=_with_agreement(kept, {name: {MOVED: value} for name, value in differences.items()}),
         absent=entered.absent_but("ours", contenders.ORT_DEFAULT, contenders.TORCH_COMPILE),
         notes=(f"frames: {len(frames.images)} of {frames.origin}, brought to {size}", _NOTE),
     )

@@ -19,12 +19,13 @@ from progeo_edge.benchmark.versus.job import Job
 from progeo_edge.config import VerificationConfig
 
 OURS = "ours"
-SHARED = "share of ours that it finds, too"
+MATCHES, SHARED = "matches", "shared"
 
 _PEERS = "progeo_edge.benchmark.peers.matchers"
 _NOTES = {
     FEATURES: "one frame; ours spreads them over the image and keeps up to {count}",
-    MATCH: "everybody is given the same features of ours; ours also checks that a match is the nearest both ways",
+    MATCH: "everybody is given the same features of ours; ours also checks that a match is the nearest both ways; "
+    "shared: share of our matches that it finds, too",
     WHOLE: "the query's features once, then {candidates} candidates; everybody with features of its own",
 }
 
@@ -50,7 +51,7 @@ def _compare(job: Job, entered: Field, step: str, frames: Frames, progress: Prog
         # Both OpenCV contenders are given the same features here, so they are one.
         rows = [row for row in rows if row.is_ours or row.name == "OpenCV, ORB as it comes"]
     agreements = _agreement(entered, rows, step, len(frames.images))
-    names = {"OpenCV, ORB as it comes": "OpenCV BFMatcher + ratio test"} if step == MATCH else {}
+    names = {"OpenCV, ORB as it comes": "OpenCV, BFMatcher"} if step == MATCH else {}
     note = _NOTES[step].format(count=VerificationConfig().max_features, candidates=NUM_CANDIDATES)
     return Comparison(
         group=f"matcher: {step}",
@@ -71,7 +72,7 @@ def _agreement(entered: Field, rows: Sequence[Row], step: str, count: int) -> di
     for name, pairs in found.items():
         if pairs is None:
             continue
-        result[name] = {f"matches of {NUM_CANDIDATES}": float(np.mean([len(one) for one in pairs]))}
+        result[name] = {MATCHES: float(np.mean([len(one) for one in pairs]))}
         own = found.get(OURS)
         if step == MATCH and own is not None:
             result[name][SHARED] = shared(own, pairs)

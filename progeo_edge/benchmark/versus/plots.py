@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from progeo_edge.atomic import replacing
 from progeo_edge.benchmark.plot import check_plot_path
 from progeo_edge.benchmark.versus.comparison import Comparison
-from progeo_edge.benchmark.versus.tables import fastest_first, number, ratio_text
+from progeo_edge.benchmark.versus.tables import fastest_first, ratio_text, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -104,7 +104,7 @@ def _panels(comparisons: Sequence[Comparison]) -> list[list[Comparison]]:
 
 
 def _time(value_ms: float) -> str:
-    return f"{number(value_ms / 1e3)} s" if value_ms >= 1e3 else f"{number(value_ms)} ms"
+    return f"{short(value_ms / 1e3)} s" if value_ms >= 1e3 else f"{short(value_ms)} ms"
 
 
 def _thousands(value: float, _: object = None) -> str:

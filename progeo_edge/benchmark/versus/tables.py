@@ -13,9 +13,6 @@ from progeo_edge.benchmark.versus.comparison import Comparison, Row
 if TYPE_CHECKING:
     from rich.table import Table
 
-RATIO_COLUMN = 4
-"""Columns after it have long heads, which may be broken."""
-
 _FACTS = {
     "index": {"build_s": "build s", "memory_mb": "MB"},
     "frame to candidates": {"resident_mb": "MB"},
@@ -24,14 +21,16 @@ _FACTS = {
 
 
 def table_of(comparison: Comparison) -> Table:
-    """One row per contender, the fastest first."""
+    """One row per contender, the fastest first, narrow enough for 80 columns; Markdown has the smallest times, too."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    head, rows = _cells(comparison)
-    table = Table(title=Text(f"{comparison.group}: {comparison.case}"), title_justify="left")
-    for number, name in enumerate(head):
-        table.add_column(name, justify="left" if number == 0 else "right", no_wrap=number <= RATIO_COLUMN)
+    head, rows = _cells(comparison, full=False)
+    title = Text(f"{comparison.group}: {comparison.case}")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for place, name in enumerate(head):
+        table.add_column(name, justify="left" if place == 0 else "right", no_wrap=True)
     for row, cells in zip(fastest_first(comparison), rows, strict=True):
         table.add_row(*(Text(cell) for cell in cells), style="bold" if row is comparison.ours else None)
     return table
@@ -53,7 +52,7 @@ def markdown(comparisons: Sequence[Comparison], result: BenchmarkResult) -> str:
         "",
     ]
     for comparison in comparisons:
-        head, rows = _cells(comparison)
+        head, rows = _cells(comparison, full=True)
         lines += [f"### {comparison.group}", "", f"{comparison.case}.", ""]
         lines += ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
         for row, cells in zip(fastest_first(comparison), rows, strict=True):
@@ -71,18 +70,19 @@ def fastest_first(comparison: Comparison) -> list[Row]:
     return sorted(comparison.rows, key=lambda row: row.time_ms.p50)
 
 
-def _cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+def _cells(comparison: Comparison, *, full: bool) -> tuple[list[str], list[list[str]]]:
     rows = fastest_first(comparison)
     agreements = list(dict.fromkeys(name for row in rows for name in row.agreement))
     shown = _FACTS["index"] if comparison.size is not None else _FACTS.get(comparison.group, {})
-    head = ["", "p50 ms", "min", "p90", "times ours", *agreements, *shown.values()]
+    times = ("p50", "min", "p90") if full else ("p50",)
+    head = ["", *(f"{name} ms" for name in times), "times ours", *agreements, *shown.values()]
     cells = [
         [
             row.name,
-            *(number(value) for value in (row.time_ms.p50, row.time_ms.min, row.time_ms.p90)),
-            ratio_text(comparison.times_ours(row)),
+            *(short(getattr(row.time_ms, name)) for name in times),
+            "1" if row is comparison.ours else ratio_text(comparison.times_ours(row)),
             *(number(row.agreement.get(name)) for name in agreements),
-            *(number(row.facts.get(name)) for name in shown),
+            *("" if row.facts.get(name) is None else f"{row.facts[name]:.0f}" for name in shown),
         ]
         for row in rows
     ]
@@ -91,7 +91,12 @@ def _cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 
 def ratio_text(ratio: Ratio | None) -> str:
     """Median, smallest and largest round, as "5.9 (5.6 to 6.3)"."""
-    return "" if ratio is None else f"{number(ratio.median)} ({number(ratio.low)} to {number(ratio.high)})"
+    return "" if ratio is None else f"{short(ratio.median)} ({short(ratio.low)} to {short(ratio.high)})"
+
+
+def short(value: float) -> str:
+    """Of a time or a ratio as many digits as mean something."""
+    return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2 if value >= 0.1 else 4}f}"
 
 
 def number(value: float | None) -> str:
@@ -99,7 +104,7 @@ def number(value: float | None) -> str:
     if value is None:
         return ""
     if 0.99 < abs(value) < 1.0:
-        return f"{value:.5f}"
+        return f"{value:.5f}".rstrip("0")
     if value == 0 or abs(value) >= 100:
         return f"{value:.0f}"
     text = f"{value:.3g}"

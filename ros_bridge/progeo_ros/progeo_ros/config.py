@@ -15,7 +15,7 @@ class ModelConfig(Section):
     path: str = Field("vlad", description="'vlad' (built in, needs no weights), or a bundle of progeo-export")
     backend: Literal["auto", "tensorrt", "openvino", "onnx"] = Field(
         "auto",
-        description="auto: TensorRT where its engine is ready, OpenVINO on x86, else ONNX Runtime",
+        description="auto: TensorRT where its engine is ready, else OpenVINO or ONNX Runtime, the faster one",
     )
     precision: Literal["auto", "fp32", "fp16", "int8"] = Field("auto", description="auto: FP16 where TensorRT runs it")
 
