@@ -42,8 +42,8 @@ def spare_rows(width: int) -> int:
     return max(1, FOLDED_WIDTH // width) if width <= PACKED_UP_TO else 1
 
 
-def products(codes: NDArray[np.int8], count: int, query: NDArray[np.int8]) -> NDArray[np.int32]:
-    """(count,) int32 products of the first rows of (C, W) codes with a (W,) query.
+def products(codes: NDArray[np.int8], count: int, query: NDArray[np.int8]) -> NDArray[np.int32] | NDArray[np.float64]:
+    """(count,) products, whole numbers of either type, of the first rows of (C, W) codes with a (W,) query.
 
     `codes` is contiguous and has `spare_rows(W)` rows more. Only after `is_available`.
     """
@@ -52,11 +52,13 @@ def products(codes: NDArray[np.int8], count: int, query: NDArray[np.int8]) -> ND
     return _products(numkong, codes, count, query)
 
 
-def _products(library: ModuleType, codes: NDArray[np.int8], count: int, query: NDArray[np.int8]) -> NDArray[np.int32]:
+def _products(
+    library: ModuleType, codes: NDArray[np.int8], count: int, query: NDArray[np.int8]
+) -> NDArray[np.int32] | NDArray[np.float64]:
     width = codes.shape[1]
     if width > PACKED_UP_TO:
-        pairwise = library.cdist(query[None], codes[:count], "dot", out_dtype="int32")
-        return np.asarray(pairwise, dtype=np.int32).reshape(-1)
+        # Its own float64 result, which holds these whole numbers: asked for another type it takes many times as long.
+        return np.asarray(library.cdist(query[None], codes[:count], "dot"), dtype=np.float64).reshape(-1)
     # Row j of the folded query sees the j-th of the rows that lie one after the other in memory.
     folds = spare_rows(width)
     folded = np.zeros((folds, folds, width), dtype=np.int8)

@@ -77,12 +77,12 @@ def test_a_library_that_multiplies_wrongly_is_not_used(
         return np.minimum(right, 2**15 - 1) if wrong_by == "saturating" else np.roll(right, 1, axis=0)
 
     fake = SimpleNamespace(
-        cdist=lambda a, b, metric, out_dtype: multiply(b, a).T, dots_pack=lambda rows: rows, dots_packed=multiply
+        cdist=lambda a, b, metric: multiply(b, a).T, dots_pack=lambda rows: rows, dots_packed=multiply
     )
     monkeypatch.setitem(sys.modules, "numkong", fake)
     assert not is_available()
     assert "multiplies wrongly" in caplog.text
-    fake.cdist = lambda a, b, metric, out_dtype: a.astype(np.int32) @ b.astype(np.int32).T
+    fake.cdist = lambda a, b, metric: a.astype(np.int32) @ b.astype(np.int32).T
     fake.dots_packed = lambda a, b: a.astype(np.int32) @ b.astype(np.int32).T
     is_available.cache_clear()
     assert is_available(), "the fake is used as the library is"
