@@ -61,13 +61,19 @@ def main() -> None:
         "clock": "processor time of the thread" if arguments.processor_time else "wall",
         "ms": {label(size): clock(images, arguments.size, clock_ns) for size, images in frames.items()},
         "moves": {
-            bundle.name: {label(size): moves(images, bundle) for size, images in frames.items()}
+            named(bundle): {label(size): moves(images, bundle) for size, images in frames.items()}
             for bundle in arguments.bundle
         },
     }
     print(markdown(document))
     if arguments.json is not None:
         write_text(arguments.json, json.dumps(document, indent=2) + "\n")
+
+
+def named(bundle: Path) -> str:
+    """Name and input size of the encoder."""
+    manifest = read_manifest(bundle)
+    return f"{manifest.name}, {manifest.preprocess.width_px} px"
 
 
 def label(size_px: tuple[int, int]) -> str:

@@ -85,6 +85,19 @@ def _features(rows):
     return LocalFeatures("orb", pixels, np.full(len(rows), 31, dtype=np.float32), rows, (640, 480))
 
 
+@pytest.mark.parametrize("search", [hamming.by_opencv, by_faiss])
+def test_a_nearer_query_keypoint_refuses_a_match_although_it_has_none_itself(search, monkeypatch):
+    monkeypatch.setattr(hamming, "search", lambda: search)
+    bits = np.zeros((4, 256), dtype=np.uint8)
+    bits[1, :21] = 1  # the second reference keypoint
+    bits[2, 100:115] = 1  # a query keypoint 15 bits from the first reference, 36 from the second
+    bits[3, :10] = 1  # another, 10 from the first and 11 from the second: too alike for the ratio
+    reference, query = _features(np.packbits(bits[:2], axis=1)), _features(np.packbits(bits[2:], axis=1))
+    kept = match_features(query, reference, ratio=0.8, cross_check=False)
+    assert (kept[0].tolist(), kept[1].tolist()) == ([0], [0])
+    assert len(match_features(query, reference, ratio=0.8, cross_check=True)[0]) == 0
+
+
 def test_opencv_stands_in_where_faiss_is_missing(monkeypatch):
     def without_faiss(name, *arguments, **keywords):
         if name == "faiss":
