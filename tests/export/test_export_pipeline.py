@@ -52,7 +52,8 @@ def cut(image, size):
 
 
 def describe(path, images=None, **choice):
-    encoder = load_encoder(path, **choice)
+    # Half precision by ONNX Runtime, which computes it in FP32, and not by OpenVINO in bfloat16.
+    encoder = load_encoder(path, **({"backend": "onnx", **choice} if path.is_dir() else choice))
     try:
         return encoder.encode(pictures() if images is None else images)
     finally:
