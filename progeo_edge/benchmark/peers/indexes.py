@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from progeo_edge.benchmark.memory import own_mb
 from progeo_edge.benchmark.peers.frames import search_product
 from progeo_edge.benchmark.peers.peer import Step
+from progeo_edge.config import SearchConfig
 
 SEARCH = "search"
-HNSW_M, HNSW_EF_CONSTRUCTION, HNSW_EF = 16, 200, 80
-"""The same for every HNSW, and the defaults of `SearchConfig`."""
+_OURS = SearchConfig()
+HNSW_M, HNSW_EF_CONSTRUCTION, HNSW_EF = _OURS.hnsw_m, _OURS.hnsw_ef_construction, _OURS.hnsw_ef
+"""The same for every HNSW: the defaults of ours."""
 
 _BUILD_CHUNK = 50_000
 """Rows handed over at a time, so that a copy on the way does not double the memory."""
@@ -113,7 +115,6 @@ class OurIndex(IndexPeer):
         return f"progeo-edge {importlib.import_module('progeo_edge').__version__}, {self._index.kind}"
 
     def open(self) -> None:  # noqa: D102
-        from progeo_edge.config import SearchConfig
         from progeo_edge.index import PlaceIndex
 
         config = SearchConfig(hnsw_above=2**62) if self._exact else SearchConfig()
