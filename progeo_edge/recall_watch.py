@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from progeo_edge.descriptor_rows import DescriptorRows
+from progeo_edge.row_products import row_products
 from progeo_edge.similar_rows import rounding_error
 
 ROWS_AT_A_TIME = 8192
@@ -99,7 +100,7 @@ class RecallWatch:
             self._query, self._found, self._next_row, self._end = query.copy(), best, 0, len(rows)
             self._newcomers.clear()
         end = min(self._next_row + ROWS_AT_A_TIME, self._end)
-        similarities = rows.vectors[self._next_row : end] @ self._query
+        similarities = row_products(rows.vectors[self._next_row : end], self._query)
         better = self._next_row + np.flatnonzero(similarities > self._found + self._error)
         if any(int(i) not in self._newcomers for i in rows.ids[better]):
             self._judge(is_miss=True)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from progeo_edge.row_products import row_products
+
 Answer = tuple[NDArray[np.int64], NDArray[np.float32]]
 """(K,) ids and (K,) similarities, best first."""
 
@@ -34,12 +36,12 @@ class SimilarRows:
 
 def compared(vectors: NDArray[np.float32], rows: NDArray[np.int64], query: NDArray[np.float32]) -> SimilarRows:
     """These rows of (N, D) vectors, compared in full with a (D,) query."""
-    return SimilarRows(rows, vectors[rows] @ query)
+    return SimilarRows(rows, row_products(vectors[rows], query))
 
 
 def by_product(vectors: NDArray[np.float32], query: NDArray[np.float32], k: int, *, first: int = 0) -> SimilarRows:
     """What may be among the k nearest of the rows from `first` on: the plain product of them all."""
-    similarities = vectors[first:] @ query
+    similarities = row_products(vectors[first:], query)
     return SimilarRows(np.arange(first, len(vectors)), similarities).best(k, vectors.shape[1])
 
 

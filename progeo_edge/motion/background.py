@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from progeo_edge.index import PlaceIndex
+from progeo_edge.row_products import row_products
 from progeo_edge.types import Keyframe
 
 SAMPLED = 64
@@ -35,7 +36,7 @@ class Background:
         sample = self._index.sample(SAMPLED, seed=query.id)
         if len(sample) == 0:
             return 0.0, np.inf
-        centre, spread = _lower_half(sample @ query.descriptor)
+        centre, spread = _lower_half(row_products(sample, query.descriptor))
         averaged = (self._count * self._spread + spread) / (self._count + 1)
         caution = 1.0 + SAMPLED / len(self._index)
         return centre, caution * max(averaged, LEAST_SPREAD)
@@ -45,7 +46,7 @@ class Background:
         sample = self._index.sample(SAMPLED, seed=query.id)
         if len(sample) == 0:
             return
-        _, spread = _lower_half(sample @ query.descriptor)
+        _, spread = _lower_half(row_products(sample, query.descriptor))
         self._spread = (self._count * self._spread + spread) / (self._count + 1)
         self._count = min(self._count + 1, MEMORY)
 

@@ -18,6 +18,7 @@ from progeo_edge.config import Config
 from progeo_edge.index import PlaceIndex
 from progeo_edge.motion.background import Background
 from progeo_edge.motion.place_graph import PlaceGraph, WayPoint, driven_m
+from progeo_edge.row_products import row_products
 from progeo_edge.types import Keyframe, Transform
 
 MAX_STATES = 64
@@ -111,7 +112,7 @@ class PlaceFilter:
 
     def _evidence(self, query: Keyframe, descriptors: NDArray[np.float32]) -> NDArray[np.float64]:
         centre, spread = self._background.measure(query)
-        deviations = ((descriptors @ query.descriptor).astype(np.float64) - centre) / spread
+        deviations = (row_products(descriptors, query.descriptor).astype(np.float64) - centre) / spread
         return np.asarray(
             np.clip(EVIDENCE_PER_DEVIATION * (deviations - EVEN_DEVIATIONS), -MOST_EVIDENCE, MOST_EVIDENCE)
         )
