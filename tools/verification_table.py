@@ -21,7 +21,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeAlias, TypeVar
 
 import cv2
@@ -30,7 +29,7 @@ import numpy as np
 from progeo_edge.atomic import write_text
 from progeo_edge.config import VerificationConfig
 from progeo_edge.geometry import FloatArray
-from progeo_edge.types import Image, LocalFeatures, Status
+from progeo_edge.types import LocalFeatures, Status
 from progeo_edge.verification import FeatureExtractor, Verifier, hamming
 from progeo_edge.verification.matching import match_features
 from tools.verification_recordings import Recording, candidates_of, hall, rendered_street, street_walk
@@ -200,10 +199,11 @@ def matchers(recording: Recording, rounds: int = 15) -> dict[str, dict[str, floa
     a, b = (extractor.extract(recording.images[i]).descriptors for i in (10, 12))
     searches: dict[str, Callable[[], object]] = {"OpenCV": lambda: hamming.by_opencv(a, b, 2)}
     if hamming.search() is not hamming.by_opencv:
-        searches["faiss"] = lambda: hamming.nearest(a, b, 2)
-    if importlib.util.find_spec("numkong") is not None:
-        numkong = importlib.import_module("numkong")
-        searches["numkong"] = lambda: by_numkong(numkong, a, b)
+        searches["numkong"] = lambda: hamming.nearest(a, b, 2)
+    if importlib.util.find_spec("faiss") is not None:
+        faiss = importlib.import_module("faiss")
+        faiss.omp_set_num_threads(1)
+        searches["faiss"] = lambda: faiss.knn_hamming(a, b, 2)
     spent: dict[str, list[float]] = {name: [] for name in searches}
     for _ in range(rounds):
         for name, act in searches.items():
@@ -211,15 +211,6 @@ def matchers(recording: Recording, rounds: int = 15) -> dict[str, dict[str, floa
             timed(act, milliseconds, name)
             spent[name].append(milliseconds[name])
     return {name: spread(values) for name, values in spent.items()}
-
-
-def by_numkong(numkong: ModuleType, a: Image, b: Image) -> tuple[FloatArray, ...]:
-    """All distances, then the two least of each row."""
-    distances = np.asarray(numkong.hammings_packed(a, numkong.hammings_pack(b, "uint1"))).view(np.int32)
-    rows, nearest = np.arange(len(a)), distances.argmin(axis=1)
-    first = distances[rows, nearest]
-    distances[rows, nearest] = 257
-    return first, distances.min(axis=1), nearest
 
 
 def machine() -> dict[str, str]:
