@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from progeo_edge.bundle import Preprocess
 from progeo_edge.errors import ConfigError
-from progeo_export.resize_matrices import cubic_matrix, shrink_matrix
+from progeo_export.fused_resize import FusedResize
 from progeo_train.models.heads import MapHead
 from progeo_train.models.place_encoder import EncoderSpec, PlaceEncoder
 
 InputKind = Literal["uint8", "float"]
-Matrix = NDArray[np.float32]
 
 # Of F.normalize, which a zero vector survives.
 _MIN_NORM = 1e-12
@@ -185,73 +182,6 @@ class Normalise(nn.Module):
     def forward(self, planes: Tensor) -> Tensor:
         """(N, 3, H, W) RGB to the same."""
         return planes * self.scale + self.shift
-
-
-class FusedResize(nn.Module):
-    """The CPU's "area_or_cubic" resize for one frame size: first shrink the axes that shrink, then grow the others.
-
-    Rounds to whole pixels between both, so that a fixed camera's descriptors match a map made without it.
-
-    Args:
-        source_px: Height and width of the frames.
-        target_px: Height and width wanted.
-    """
-
-    def __init__(self, source_px: tuple[int, int], target_px: tuple[int, int]) -> None:
-        super().__init__()
-        smaller_px = (min(source_px[0], target_px[0]), min(source_px[1], target_px[1]))
-        shrink = AxisProducts(
-            shrink_matrix(source_px[0], smaller_px[0]) if smaller_px[0] < source_px[0] else None,
-            shrink_matrix(source_px[1], smaller_px[1]) if smaller_px[1] < source_px[1] else None,
-        )
-        grow = AxisProducts(
-            cubic_matrix(smaller_px[0], target_px[0]) if smaller_px[0] < target_px[0] else None,
-            cubic_matrix(smaller_px[1], target_px[1]) if smaller_px[1] < target_px[1] else None,
-        )
-        self.shrink = shrink if smaller_px != source_px else None
-        self.grow = grow if smaller_px != target_px else None
-
-    def forward(self, planes: Tensor) -> Tensor:
-        """(N, 3, h, w) values of 0 to 255 to (N, 3, H, W) whole values of 0 to 255."""
-        # The cubic kernel overshoots at edges, and samples the last step of shrinking too.
-        if self.shrink is not None:
-            planes = self.shrink(planes).round().clamp(0.0, 255.0)
-        if self.grow is not None:
-            planes = self.grow(planes).round().clamp(0.0, 255.0)
-        return planes
-
-
-class AxisProducts(nn.Module):
-    """rows @ planes @ columns.T, in the order that costs less.
-
-    Args:
-        rows: (H, h), or None to leave the height.
-        columns: (W, w), or None to leave the width.
-    """
-
-    rows: Tensor | None
-    columns: Tensor | None
-
-    def __init__(self, rows: Matrix | None, columns: Matrix | None) -> None:
-        super().__init__()
-        self.register_buffer("rows", None if rows is None else torch.from_numpy(rows))
-        self.register_buffer("columns", None if columns is None else torch.from_numpy(columns.T.copy()))
-        self.rows_first = rows is not None and columns is not None and _rows_cost_less(rows.shape, columns.shape)
-
-    def forward(self, planes: Tensor) -> Tensor:
-        """(N, 3, h, w) to (N, 3, H, W)."""
-        if self.rows is not None and self.rows_first:
-            planes = torch.matmul(self.rows, planes)
-        if self.columns is not None:
-            planes = torch.matmul(planes, self.columns)
-        if self.rows is not None and not self.rows_first:
-            planes = torch.matmul(self.rows, planes)
-        return planes
-
-
-def _rows_cost_less(rows: tuple[int, ...], columns: tuple[int, ...]) -> bool:
-    (tall, h), (wide, w) = rows, columns
-    return tall * h * w + tall * w * wide < h * w * wide + tall * h * wide
 
 
 def _deployed(encoder: PlaceEncoder) -> nn.Module:

@@ -113,7 +113,13 @@ def quantise(
         _leave_residuals(result, frozenset(quantised))
         check_quantised(result, quantised)
         if target == "cpu":
-            _close_outputs(result, frozenset(quantised), model, np.load(inputs, mmap_mode="r")[:count], input_name)
+            _close_outputs(
+                result,
+                frozenset(quantised),
+                model,
+                np.load(inputs, mmap_mode="r", allow_pickle=False)[:count],
+                input_name,
+            )
     onnx.save(result, out)
     for note in notes:
         _log.warning("%s", note)

@@ -1,7 +1,6 @@
 """The runtime's resizing as matrices, so that a graph can resize the frames of one camera by matrix products.
 
-TensorRT has no antialiased resize, but every version has matrix products. Along one axis, all that
-`progeo_edge.preprocess` does is linear: `resized = matrix @ pixels`.
+TensorRT has no antialiased resize, but every version has matrix products: `resized = matrix @ pixels` along one axis.
 """
 
 from __future__ import annotations
@@ -11,34 +10,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from progeo_edge.shrinking import plan
-
 # Shares of a pixel below this are dropped, as OpenCV does.
 _NEGLIGIBLE = 1e-3
 # The free parameter of the cubic kernel (Keys 1981); OpenCV's value.
 _KEYS_A = -0.75
-
-
-def shrink_matrix(source: int, target: int) -> NDArray[np.float32]:
-    """What `progeo_edge.shrinking` does along one axis: halve, mix neighbours, sample; or average exactly.
-
-    Args:
-        source: Pixels along the axis.
-        target: Pixels wanted, fewer than `source`.
-
-    Returns:
-        (target, source), rows of sum 1.
-    """
-    found = plan(source, target)
-    if found is None:
-        return area_matrix(source, target)
-    share = found.neighbour / 256.0
-    mixing = (1.0 - 2.0 * share) * np.eye(found.length_px)
-    for offset in (-1, 1):
-        rows = np.arange(found.length_px)
-        np.add.at(mixing, (rows, np.clip(rows + offset, 0, found.length_px - 1)), share)
-    halved = np.repeat(np.eye(found.length_px), 2**found.halvings, axis=1) / 2**found.halvings
-    return np.asarray(cubic_matrix(found.length_px, target) @ mixing @ halved, np.float32)
 
 
 def area_matrix(source: int, target: int) -> NDArray[np.float32]:

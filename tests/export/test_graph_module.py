@@ -97,7 +97,7 @@ def test_fused_resize_gives_the_cpus_descriptors(kind, frame_px):
     graph = DescriptorGraph(encoder, fuse_resize_px=frame_px).eval()
     images = pictures(4, frame_px)
     assert to_model_input(images, graph.preprocess).shape == (4, *frame_px, 3)
-    np.testing.assert_allclose(described(graph, images), reference_descriptors(encoder, images), atol=1e-3)
+    np.testing.assert_allclose(described(graph, images), reference_descriptors(encoder, images), atol=2e-4)
 
 
 def test_fused_resize_needs_pixels():

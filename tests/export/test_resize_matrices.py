@@ -9,7 +9,7 @@ import torch
 
 from progeo_edge.bundle import Preprocess
 from progeo_edge.preprocess import to_model_input
-from progeo_export.graph_module import FusedResize
+from progeo_export.fused_resize import FusedResize
 from progeo_export.resize_matrices import area_matrix, cubic_matrix
 
 
@@ -56,18 +56,17 @@ def test_cubic_matrix_is_opencvs_kernel(source, target):
     np.testing.assert_allclose(cubic_matrix(source, target), expected, atol=1e-5)
 
 
-# OpenCV multiplies in fixed point when it enlarges, and rounds after every halving and mixing, the graph only at the
-# end: a pixel may come out one step of 256 away, one in fifty two.
+# OpenCV interpolates in fixed point: a pixel may come out one step of 256 away, and no further.
 @pytest.mark.parametrize(
     "source, target, share_off_by_one",
     [
-        ((1080, 1920), (64, 64), 0.5),
-        ((1080, 1920), (224, 320), 0.4),
-        ((480, 640), (120, 160), 0.4),
-        ((128, 96), (64, 48), 0.2),  # halved
-        ((100, 64), (64, 64), 0.4),  # one axis only
-        ((40, 200), (64, 64), 0.4),  # enlarge the height, shrink the width
-        ((200, 40), (64, 64), 0.4),
+        ((1080, 1920), (64, 64), 0.05),
+        ((1080, 1920), (224, 320), 0.05),
+        ((480, 640), (120, 160), 0.05),
+        ((128, 96), (64, 48), 0.05),  # halved
+        ((100, 64), (64, 64), 0.05),  # one axis only
+        ((40, 200), (64, 64), 0.05),  # enlarge the height, shrink the width
+        ((200, 40), (64, 64), 0.05),
         ((90, 95), (31, 40), 0.002),  # odd: averaged exactly
         ((40, 50), (64, 96), 0.05),  # enlarge both
         ((64, 64), (64, 64), 0.0),
@@ -78,5 +77,5 @@ def test_products_equal_the_runtimes_resize(source, target, share_off_by_one):
     found, expected = resized_by_products(image, target), resized_by_runtime(image, target)
     difference = np.abs(found - expected.astype(float))
     assert found.shape == expected.shape
-    assert difference.max() <= 2 and (difference > 1).mean() <= 0.02
+    assert difference.max() <= 1
     assert (difference > 0).mean() <= share_off_by_one
