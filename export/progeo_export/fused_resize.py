@@ -104,8 +104,8 @@ class Mix(nn.Module):
     def __init__(self, down: Plan | None, across: Plan | None) -> None:
         super().__init__()
         sides = ((_ROW_AXIS, down), (_COLUMN_AXIS, across))
-        # Whole steps of 1/256 as in OpenCV, and one rounding for both axes. Lengths that are known keep the graph free of
-        # computed shapes.
+        # Whole steps of 1/256 as in OpenCV, and one rounding for both axes. Known lengths keep the graph free of shapes
+        # that it would compute.
         self.neighbours = [(axis, side.length_px, side.neighbour / 256.0) for axis, side in sides if side is not None]
 
     def forward(self, planes: Tensor) -> Tensor:
