@@ -198,12 +198,12 @@ def matchers(recording: Recording, rounds: int = 15) -> dict[str, dict[str, floa
     extractor = FeatureExtractor(CONFIG)
     a, b = (extractor.extract(recording.images[i]).descriptors for i in (10, 12))
     searches: dict[str, Callable[[], object]] = {"OpenCV": lambda: hamming.by_opencv(a, b, 2)}
-    if hamming.search() is not hamming.by_opencv:
-        searches["numkong"] = lambda: hamming.nearest(a, b, 2)
+    if importlib.util.find_spec("numkong") is not None:
+        numkong = importlib.import_module("numkong")
+        searches["numkong"] = lambda: hamming.by_numkong(numkong, a, b, 2)
     if importlib.util.find_spec("faiss") is not None:
         faiss = importlib.import_module("faiss")
-        faiss.omp_set_num_threads(1)
-        searches["faiss"] = lambda: faiss.knn_hamming(a, b, 2)
+        searches["faiss"] = lambda: hamming.by_faiss(faiss, a, b, 2)
     spent: dict[str, list[float]] = {name: [] for name in searches}
     for _ in range(rounds):
         for name, act in searches.items():

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib.util
+import subprocess
 import sys
 
 import numpy as np
@@ -10,6 +12,10 @@ from hypothesis import strategies as st
 from progeo_edge.types import LocalFeatures
 from progeo_edge.verification import hamming
 from progeo_edge.verification.matching import match_features
+
+
+def by_faiss(a, b, k):
+    return hamming.by_faiss(pytest.importorskip("faiss", reason="faiss is not installed"), a, b, k)
 
 
 def by_numkong(a, b, k):
@@ -34,7 +40,7 @@ def descriptors(seed, count, groups, flips):
 MANY = st.tuples(st.integers(0, 2**32 - 1), st.integers(2, 60), st.integers(1, 60), st.integers(0, 40))
 
 
-@pytest.mark.parametrize("search", [hamming.by_opencv, by_numkong])
+@pytest.mark.parametrize("search", [hamming.by_opencv, by_numkong, by_faiss])
 @settings(max_examples=60, deadline=None)
 @given(MANY, MANY)
 def test_the_nearest_are_those_of_brute_force(search, first, second):
@@ -63,7 +69,7 @@ def expected_matches(a, b, ratio, cross_check):
     return {(row, column) for column, (_, row) in found.items()}
 
 
-@pytest.mark.parametrize("search", [hamming.by_opencv, by_numkong])
+@pytest.mark.parametrize("search", [hamming.by_opencv, by_numkong, by_faiss])
 @pytest.mark.parametrize("cross_check", [True, False])
 @settings(max_examples=60, deadline=None)
 @given(MANY, MANY, st.booleans())
@@ -82,7 +88,7 @@ def _features(rows):
     return LocalFeatures("orb", pixels, np.full(len(rows), 31, dtype=np.float32), rows, (640, 480))
 
 
-@pytest.mark.parametrize("search", [hamming.by_opencv, by_numkong])
+@pytest.mark.parametrize("search", [hamming.by_opencv, by_numkong, by_faiss])
 def test_a_nearer_query_keypoint_refuses_a_match_although_it_has_none_itself(search, monkeypatch):
     monkeypatch.setattr(hamming, "search", lambda: search)
     bits = np.zeros((4, 256), dtype=np.uint8)
@@ -102,7 +108,8 @@ def fresh_search():
     hamming.search.cache_clear()
 
 
-def test_opencv_stands_in_where_numkong_is_missing(monkeypatch, fresh_search):
+def test_opencv_stands_in_where_faiss_and_numkong_are_missing(monkeypatch, fresh_search):
+    monkeypatch.setitem(sys.modules, "faiss", None)
     monkeypatch.setitem(sys.modules, "numkong", None)
     assert hamming.search() is hamming.by_opencv
 
@@ -119,11 +126,42 @@ def test_numkong_is_not_used_where_it_counts_wrongly(monkeypatch, fresh_search, 
             distances[-1, -1] += 1
             return distances
 
+    monkeypatch.setitem(sys.modules, "faiss", None)
     monkeypatch.setitem(sys.modules, "numkong", OffByOne)
     assert hamming.search() is hamming.by_opencv
     assert "counts bits wrongly" in caplog.text
 
 
-def test_numkong_is_used_where_it_is_installed(fresh_search):
-    pytest.importorskip("numkong", reason="numkong is not installed")
-    assert hamming.search() is not hamming.by_opencv
+def test_numkong_is_used_where_faiss_is_not_installed(monkeypatch, fresh_search):
+    numkong = pytest.importorskip("numkong", reason="numkong is not installed")
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    asked = []
+    monkeypatch.setattr(hamming, "by_numkong", lambda library, a, b, k: asked.append((library, k)))
+    hamming.nearest(descriptors(0, 9, 9, 0), descriptors(1, 9, 9, 0), 2)
+    assert asked == [(numkong, 2)]
+
+
+def test_the_number_of_threads_of_faiss_stays_what_it_was(fresh_search):
+    faiss = pytest.importorskip("faiss", reason="faiss is not installed")
+    before = faiss.omp_get_max_threads()
+    try:
+        faiss.omp_set_num_threads(2)
+        hamming.nearest(descriptors(0, 9, 9, 0), descriptors(1, 9, 9, 0), 1)
+        assert faiss.omp_get_max_threads() == 2
+        with pytest.raises(AssertionError):
+            hamming.nearest(descriptors(0, 9, 9, 0), descriptors(1, 9, 9, 0)[:, :16], 1)
+        assert faiss.omp_get_max_threads() == 2
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def test_faiss_is_imported_only_when_a_verifier_is_made():
+    is_there = importlib.util.find_spec("faiss") is not None
+    code = (
+        "import sys, progeo_edge\n"
+        "from progeo_edge.verification import Verifier\n"
+        "assert 'faiss' not in sys.modules\n"
+        "Verifier(progeo_edge.config.VerificationConfig())\n"
+        f"assert ('faiss' in sys.modules) == {is_there}\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
