@@ -9,7 +9,14 @@ from dataclasses import dataclass, replace
 from progeo_edge.config import Config
 from progeo_edge.consistency.drift import Drives
 from progeo_edge.consistency.measured import NO_LEVER, measured
-from progeo_edge.consistency.pairwise import Ends, disagreement2, floor_covariance, largest_clique, legs
+from progeo_edge.consistency.pairwise import (
+    Ends,
+    disagreement2,
+    floor_covariance,
+    largest_clique,
+    legs,
+    metres_apart,
+)
 from progeo_edge.geometry import FloatArray, camera_named
 from progeo_edge.map_store import MapStore
 from progeo_edge.types import Candidate, Keyframe, LoopClosure, Status, Transform
@@ -148,13 +155,16 @@ class ClosureAgreement:
 
     def _compare(self, new: _Known, others: Iterable[_Known], T_odom_query: Transform | None) -> list[_Compared]:
         """The new closure beside the nearest of the others, along the odometry that leads to them."""
-        ways = [(other, legs(other.ends, new.ends, self._drives, T_odom_query)) for other in others]
-        reached = [(other, *way) for other, way in ways if way is not None]
-        reached.sort(key=lambda item: item[3])
-        result = []
-        for other, leg_query, leg_reference, metres in reached[: self._config.consistency.neighbours]:
-            distance2 = disagreement2(other.ends.measured, new.ends.measured, leg_query, leg_reference, self._floor)
-            result.append(_Compared(other, distance2 <= self._config.consistency.max_mahalanobis2, metres))
+        apart = [(other, metres_apart(other.ends, new.ends, self._drives, T_odom_query)) for other in others]
+        nearest = sorted(((o, metres) for o, metres in apart if metres is not None), key=lambda item: item[1])
+        result: list[_Compared] = []
+        for other, metres in nearest:
+            if len(result) == self._config.consistency.neighbours:
+                break
+            way = legs(other.ends, new.ends, self._drives, T_odom_query)
+            if way is not None:
+                distance2 = disagreement2(other.ends.measured, new.ends.measured, *way, self._floor)
+                result.append(_Compared(other, distance2 <= self._config.consistency.max_mahalanobis2, metres))
         return result
 
     def _is_near(self, compared: _Compared) -> bool:

@@ -59,5 +59,5 @@ def _have_neighbours(
     points_px: NDArray[np.float32], others_px: NDArray[np.float32], within_px: float
 ) -> NDArray[np.bool_]:
     """(N,) whether one of the others is that near."""
-    distances_px = np.linalg.norm(points_px[:, None] - others_px[None], axis=2)
-    return np.asarray(distances_px.min(axis=1) < within_px)
+    across_px, down_px = (points_px[:, None, axis] - others_px[None, :, axis] for axis in (0, 1))
+    return np.asarray((across_px**2 + down_px**2 < within_px**2).any(axis=1))

@@ -35,19 +35,32 @@ class Ends:
     measured: Measured
 
 
-def legs(a: Ends, b: Ends, drives: Drives, T_odom_query: Transform | None = None) -> tuple[Leg, Leg, float] | None:
-    """The odometry from query a to query b, from reference a to reference b, and the metres of both together.
+def metres_apart(a: Ends, b: Ends, drives: Drives, T_odom_query: Transform | None = None) -> float | None:
+    """Metres driven between the queries and between the references, together; arguments as of `legs`.
 
-    None when the queries, or the references, are of different sessions or without odometry.
-
-    Args:
-        a: A closure.
-        b: Another, of the same or a later query.
-        drives: The way driven.
-        T_odom_query: Pose of query b by odometry while it is not part of the drives yet.
+    None when the queries, or the references, are of different sessions.
     """
     if a.query_session != b.query_session or a.reference_session != b.reference_session:
         return None
+    queries, references = drives.of(a.query_session), drives.of(a.reference_session)
+    metres = abs((references.at(a.reference_id) or 0.0) - (references.at(b.reference_id) or 0.0))
+    if a.query_id != b.query_id:
+        until_b = queries.at(b.query_id) if T_odom_query is None else queries.to(T_odom_query)
+        metres += abs((queries.at(a.query_id) or 0.0) - (until_b or 0.0))
+    return metres
+
+
+def legs(a: Ends, b: Ends, drives: Drives, T_odom_query: Transform | None = None) -> tuple[Leg, Leg] | None:
+    """The odometry from query a to query b, and from reference a to reference b.
+
+    None without odometry of one of them.
+
+    Args:
+        a: A closure.
+        b: Another, of the same or a later query, and of the same sessions.
+        drives: The way driven.
+        T_odom_query: Pose of query b by odometry while it is not part of the drives yet.
+    """
     queries, references = drives.of(a.query_session), drives.of(a.reference_session)
     to_reference = references.between(a.reference_id, b.reference_id)
     if a.query_id == b.query_id:
@@ -56,13 +69,7 @@ def legs(a: Ends, b: Ends, drives: Drives, T_odom_query: Transform | None = None
         to_query = queries.between(a.query_id, b.query_id)
     else:
         to_query = queries.since(a.query_id, T_odom_query)
-    if to_query is None or to_reference is None:
-        return None
-    metres = abs((references.at(a.reference_id) or 0.0) - (references.at(b.reference_id) or 0.0))
-    if a.query_id != b.query_id:
-        until_b = queries.at(b.query_id) if T_odom_query is None else queries.to(T_odom_query)
-        metres += abs((queries.at(a.query_id) or 0.0) - (until_b or 0.0))
-    return to_query, to_reference, metres
+    return None if to_query is None or to_reference is None else (to_query, to_reference)
 
 
 def disagreement2(a: Measured, b: Measured, leg_query: Leg, leg_reference: Leg, floor: FloatArray) -> float:
