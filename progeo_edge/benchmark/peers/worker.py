@@ -38,6 +38,8 @@ def claim_stdout() -> Reply:
     """Keep standard output for replies; what libraries print goes to standard error from now on."""
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    # Printed things wait in no buffer, so that the traceback of a peer that fails comes last.
+    sys.stdout = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="replace")
 
     def reply(content: Mapping[str, Any]) -> None:
         channel.write(json.dumps(content, allow_nan=False) + "\n")
