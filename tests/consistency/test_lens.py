@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from progeo_edge.consistency import StuckToTheLens
+from progeo_edge.consistency.lens import _have_neighbours
 from progeo_edge.types import LocalFeatures, Status, Verification
 from tests.small_world import grid_features
 
@@ -58,3 +60,12 @@ def test_nothing_is_said_without_earlier_keyframes_or_inliers():
     assert not after().explains(closure(dirt, dirt), SIZE_PX)
     assert not after(seen(dirt)).explains(Verification(Status.ACCEPTED), SIZE_PX)
     assert not after(seen(dirt)).explains(closure(dirt, dirt), (320, 240))
+
+
+@pytest.mark.parametrize("within_px", [0.25, 1.0, 3.0])
+def test_neighbours_are_those_within_the_distance(within_px):
+    rng = np.random.default_rng(0)
+    points_px, others_px = (rng.uniform(0, 40, (count, 2)).astype(np.float32) for count in (300, 200))
+    distances_px = np.linalg.norm(points_px[:, None].astype(float) - others_px[None], axis=2)
+    expected = distances_px.min(axis=1) < within_px
+    assert expected.sum() > 0 and np.array_equal(_have_neighbours(points_px, others_px, within_px), expected)
