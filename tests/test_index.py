@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +13,7 @@ from progeo_edge.config import SearchConfig
 from progeo_edge.errors import InputError
 from progeo_edge.hnsw_graph import HnswGraph
 from progeo_edge.index import MOVE_BATCH, TAIL_LIMIT, PlaceIndex
+from tests.together import run_together
 
 Rows = NDArray[np.float32]
 SMALL_GRAPH = SearchConfig(hnsw_above=500)
@@ -290,16 +289,6 @@ def test_the_same_calls_give_the_same_answers() -> None:
 def test_additions_removals_and_searches_from_threads() -> None:
     rows = clustered_rows(6000, 16)
     index = built(rows[:2000], SMALL_GRAPH)
-    failures: list[BaseException] = []
-
-    def guarded(work: Callable[[], None]) -> threading.Thread:
-        def run() -> None:
-            try:
-                work()
-            except BaseException as error:
-                failures.append(error)
-
-        return threading.Thread(target=run)
 
     def add() -> None:
         for start in range(2000, 6000, 50):
@@ -315,12 +304,7 @@ def test_additions_removals_and_searches_from_threads() -> None:
             assert len(ids) == 5
             assert similarities[0] == pytest.approx(1.0, abs=1e-5)
 
-    threads = [guarded(work) for work in (add, remove, search, search)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=120)
-    assert not failures
+    run_together(add, remove, search, search)
     assert len(index) == 5900
     assert index.self_check(k=5).recall_at_k >= 0.95
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +16,7 @@ from progeo_edge.coded_rows import CodedRows
 from progeo_edge.config import SearchConfig
 from progeo_edge.index import PlaceIndex
 from progeo_edge.leading_axes import better_axes, choose_axes, evenly_mixed, principal_axes
+from tests.together import run_together
 
 Rows = NDArray[np.float32]
 needs_numkong = pytest.mark.skipif(
@@ -285,16 +285,6 @@ def test_changes_and_searches_from_threads_stay_exact() -> None:
     rows = clustered(3000, 24, rng)
     index = PlaceIndex(24, EXACT)
     index.add(np.arange(1000), rows[:1000])
-    failures: list[BaseException] = []
-
-    def guarded(work: Callable[[], None]) -> threading.Thread:
-        def run() -> None:
-            try:
-                work()
-            except BaseException as error:
-                failures.append(error)
-
-        return threading.Thread(target=run)
 
     def add() -> None:
         for start in range(1000, 3000, 20):
@@ -310,12 +300,7 @@ def test_changes_and_searches_from_threads_stay_exact() -> None:
             assert similarities[0] >= 1 - 1e-6
             assert keyframe_id in ids.tolist()
 
-    threads = [guarded(work) for work in (add, remove, search, search)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=120)
-    assert not failures
+    run_together(add, remove, search, search)
     kept = {i: rows[i] for i in range(3000) if i >= 400 or i % 2}
     for _ in range(20):
         assert_exact(index, kept, a_query(rows, rng), 12)
