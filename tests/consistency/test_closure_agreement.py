@@ -98,6 +98,15 @@ def test_one_that_contradicts_its_neighbours_is_withheld_and_names_them(robot):
     assert len(robot.store.closures()) == 4
 
 
+def test_the_nearest_along_the_way_are_asked():
+    robot = Robot("consistency.neighbours=2")
+    for x in range(10, 16):
+        robot.sees(x, right(x))
+    agreed = robot.sees(16, claim(16, 16, off_m=3.0))
+    assert statuses(agreed) == [Status.CONTRADICTED]
+    assert agreed.candidates[0].contradicts == (NUM_KNOWN + 4, NUM_KNOWN + 5)
+
+
 def test_a_first_wrong_closure_is_outvoted_and_named_as_doubtful(robot):
     assert statuses(robot.sees(12, aliased(12))) == [Status.ACCEPTED]
     first = NUM_KNOWN
